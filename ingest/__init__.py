@@ -1,0 +1,1 @@
+"""Turn the files of biology into a genostore store."""

@@ -1,0 +1,1 @@
+"""Prism: a confounder encoder and a backdoor-adjusted predictor of gene expression."""

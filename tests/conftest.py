@@ -1,0 +1,23 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of public files to test on; tests that need it skip where it is absent.
+
+    With ``GENOSTORE_SHARED`` set its absence is a failure, so that CI cannot skip by accident.
+    """
+    named = os.environ.get("GENOSTORE_SHARED")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if (folder / "data" / "MANIFEST.md").is_file():
+        return folder
+    if named:
+        pytest.fail(f"GENOSTORE_SHARED is {named!r}, which holds no data/MANIFEST.md")
+    pytest.skip("the public test files are not here; set GENOSTORE_SHARED to their folder")
