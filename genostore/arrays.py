@@ -1,0 +1,282 @@
+"""Reading arrays through TensorStore: checked, so that bad storage is an error and never a value.
+
+The only module that imports TensorStore.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import google_crc32c
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from genostore.errors import CorruptionError, ForkError, StaleError
+from genostore.schema import KEY, ArraySchema
+from genostore.storage import Storage
+
+# Shard indexes stay in a bounded cache; without it each read fetches its shard's index again.
+_CACHE_BYTES = 16 * 2**20
+_lock = threading.Lock()
+_context: ts.Context | None = None
+_owner: int | None = None  # the process that started TensorStore's threads
+
+
+def context() -> ts.Context:
+    """Return the process's TensorStore context.
+
+    Raises
+    ------
+    ForkError
+        In a process forked from one that had used TensorStore: its threads are gone, and the first read would
+        kill the process.
+    """
+    global _context, _owner
+    if _owner is not None and _owner != os.getpid():
+        raise ForkError(
+            "this process was forked from one that had already read from a store, and TensorStore does not survive "
+            "a fork; start workers with spawn: DataLoader(..., multiprocessing_context='spawn'), or "
+            "multiprocessing.get_context('spawn')"
+        )
+    if _context is None:
+        with _lock:
+            if _context is None:
+                _context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+                _owner = os.getpid()
+    return _context
+
+
+def checksum(values: NDArray[Any]) -> int:
+    """CRC-32C of the values as little-endian bytes, of text as UTF-8 lines."""
+    if values.dtype.kind in "OTU":
+        return int(google_crc32c.value("\n".join(values.tolist()).encode()))
+    flat = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    flat = flat.view()
+    flat.flags.writeable = False
+    return int(google_crc32c.value(flat))
+
+
+def combine(checksums: Sequence[int]) -> int:
+    """CRC-32C of the checksums of an array's shards in order, as little-endian uint32: the whole array's."""
+    return int(google_crc32c.value(np.asarray(checksums, dtype="<u4").tobytes()))
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Pieces of a one-dimensional array and where they go in a ``(row, column)`` output.
+
+    Attributes
+    ----------
+    row, start, stop, column
+        ``(n,)`` int64: array positions ``[start, stop)`` go to ``out[row, column:column + stop - start]``.
+    """
+
+    row: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    column: NDArray[np.int64]
+
+    @classmethod
+    def clipped(
+        cls, start: NDArray[np.int64], width: int, low: NDArray[np.int64], high: NDArray[np.int64]
+    ) -> Spans:
+        """Cut windows ``[start, start + width)`` to ``[low, high)``; rows that keep nothing are left out."""
+        first, last = np.maximum(start, low), np.minimum(start + width, high)
+        row = np.flatnonzero(first < last)
+        return cls(row, first[row], last[row], (first - start)[row])
+
+
+class Array:
+    """One array of a store: schema and attributes at once, values when asked for.
+
+    It keeps a path, and opens on demand, so that it pickles.
+
+    Parameters
+    ----------
+    storage, path
+        Where the store lies and the array in it.
+    """
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self.storage, self.path = storage, path
+        self._stamp: Hashable = storage.stamp(f"{path}/zarr.json")
+        raw = storage.read(f"{path}/zarr.json")
+        if raw is None or self._stamp is None:
+            raise CorruptionError(
+                f"array {path} of {storage.root} is listed but not there; run `genostore reindex {storage.root}`"
+            )
+        try:
+            metadata = json.loads(raw)
+        except ValueError as error:
+            raise CorruptionError(f"the metadata of array {path} of {storage.root} are damaged: {error}") from error
+        self.schema = ArraySchema.from_json(metadata, f"{storage.root}/{path}")
+        self.attributes: Mapping[str, Any] = metadata["attributes"].get(KEY, {})
+        shards = self.attributes.get("shards")
+        self._present = np.zeros(self.schema.n_blocks, dtype=bool)
+        if shards is None:
+            self._present[:] = True
+        else:
+            self._present[shards["index"]] = True
+        self._handle: ts.TensorStore | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Array, (self.storage, self.path)
+
+    def __repr__(self) -> str:
+        return f"<Array {self.path} {self.schema.shape} {self.schema.dtype}>"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Numpy type of the values."""
+        return np.dtype(self.schema.dtype)
+
+    @property
+    def handle(self) -> ts.TensorStore:
+        """The open TensorStore array."""
+        shared = context()
+        if self._handle is None:
+            spec = {
+                "driver": "zarr3",
+                "kvstore": self.storage.kvstore(self.path),
+                # An absent chunk is an error; whole shards known to be empty are never asked for.
+                "fill_missing_data_reads": False,
+                "recheck_cached_data": "open",
+            }
+            try:
+                self._handle = ts.open(spec, open=True, read=True, context=shared).result()
+            except ValueError as error:
+                self._fail(error)
+        return self._handle
+
+    def empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Allocate values that stand for the absence of data."""
+        return np.full(shape, self.schema.fill, dtype=self.dtype)
+
+    def read(self, *slices: slice) -> NDArray[Any]:
+        """Read a block.
+
+        Parameters
+        ----------
+        slices
+            One a dimension, each with a start and a stop inside the shape; none for the whole array.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the extent of the slices.
+
+        Raises
+        ------
+        CorruptionError
+            If bytes fail their checksum or a listed shard is absent.
+        StaleError
+            If the array was overwritten or removed since it was opened.
+        """
+        where = slices or tuple(slice(0, n) for n in self.schema.shape)
+        out = self.empty(tuple(s.stop - s.start for s in where))
+        pending = []
+        try:
+            with ts.Batch() as batch:
+                for block in self._blocks(where):
+                    cut = tuple(
+                        slice(max(a.start, b.start), min(a.stop, b.stop))
+                        for a, b in zip(where, self.schema.slices(block), strict=True)
+                    )
+                    into = tuple(slice(c.start - a.start, c.stop - a.start) for a, c in zip(where, cut, strict=True))
+                    pending.append((into, self.handle[cut].read(batch=batch)))
+            for into, future in pending:
+                out[into] = future.result()
+        except ValueError as error:
+            self._fail(error)
+        self.check_fresh()
+        return out
+
+    def _blocks(self, where: Sequence[slice]) -> NDArray[np.int64]:
+        axes = [np.arange(s.start // b, -(-s.stop // b)) for s, b in zip(where, self.schema.block, strict=True)]
+        if any(a.size == 0 for a in axes):
+            return np.empty(0, dtype=np.int64)
+        blocks = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), self.schema.grid).ravel()
+        return blocks[self._present[blocks]]
+
+    def submit(self, spans: Spans, batch: ts.Batch) -> list[tuple[int, int, int, Any]]:
+        """Ask for spans of a one-dimensional array as part of a batch of reads.
+
+        Returns
+        -------
+        list
+            Of ``(row, column, length, future)``; spans of empty shards are left out.
+        """
+        handle, shard = self.handle, self.schema.block[0]
+        pending = []
+        first, last = spans.start // shard, (spans.stop - 1) // shard
+        whole = self._present[first] & (first == last)
+        parts = zip(spans.row.tolist(), spans.start.tolist(), spans.stop.tolist(), spans.column.tolist(), strict=True)
+        for (row, start, stop, column), inside, a, b in zip(
+            parts, whole.tolist(), first.tolist(), last.tolist(), strict=True
+        ):
+            if inside:
+                pending.append((row, column, stop - start, handle[start:stop].read(batch=batch)))
+            elif a != b:
+                for block in range(a, b + 1):
+                    if self._present[block]:
+                        lo, hi = max(start, block * shard), min(stop, (block + 1) * shard)
+                        pending.append((row, column + lo - start, hi - lo, handle[lo:hi].read(batch=batch)))
+        return pending
+
+    def check_fresh(self) -> None:
+        """Check, after a read, that the array is still the one that was opened.
+
+        Raises
+        ------
+        StaleError
+            If it was overwritten or removed, so that what was read may be a mixture.
+        """
+        now = self.storage.stamp(f"{self.path}/zarr.json")
+        if now != self._stamp:
+            what = "removed" if now is None else "overwritten"
+            raise StaleError(
+                f"array {self.path} of {self.storage.root} was {what} while it was open (it was generation "
+                f"{self.attributes.get('generation')}); open the store again to read what is there now"
+            )
+
+    def _fail(self, error: Exception) -> NoReturn:
+        self.check_fresh()
+        reason = str(error).split(" [")[0]
+        what = "a shard that should be there is absent" if "NOT_FOUND" in reason else "its bytes are damaged"
+        raise CorruptionError(
+            f"array {self.path} of {self.storage.root}: {what} ({reason}); "
+            "ingest it again with --overwrite, or restore the store from a copy"
+        ) from error
+
+
+def read_spans(requests: Sequence[tuple[Array, Spans, NDArray[Any]]]) -> None:
+    """Read spans of several arrays at once, each chunk fetched and decoded once.
+
+    Parameters
+    ----------
+    requests
+        ``(array, spans, out)``: ``out`` is ``(row, column)`` and comes filled with what stands for no data.
+
+    Raises
+    ------
+    CorruptionError, StaleError
+        As :meth:`Array.read`.
+    """
+    pending = []
+    with ts.Batch() as batch:
+        for array, spans, out in requests:
+            pending.append((array, out, array.submit(spans, batch)))
+    for array, out, parts in pending:
+        try:
+            for row, column, length, future in parts:
+                out[row, column : column + length] = future.result()
+        except ValueError as error:
+            array._fail(error)
+    for array, _, _ in pending:
+        array.check_fresh()

@@ -1,0 +1,129 @@
+"""Statistics of a track, gathered shard by shard in one pass and merged exactly.
+
+Counts and the histogram are integers, and sums are added in the order of the shards, so that the result does
+not depend on who wrote which shard or when.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+# The histogram's bins are the upper 16 bits of a float32 (sign, exponent, 7 bits of mantissa), so a quantile is
+# known to within half a bin: 2**-8 of its value.
+QUANTILE_RELATIVE_ERROR = 2.0**-8
+
+
+@numba.njit(cache=True, nogil=True)
+def _scan(values: NDArray[np.float32], histogram: NDArray[np.int64]) -> tuple[int, int, float, float, float, float]:
+    bits = values.view(np.uint32)
+    count, infinite, total, squares = 0, 0, 0.0, 0.0
+    low, high = np.inf, -np.inf
+    for i in range(values.size):
+        v = np.float64(values[i])
+        if v == v:
+            if np.isinf(v):
+                infinite += 1
+            else:
+                count += 1
+                total += v
+                squares += v * v
+                low = min(low, v)
+                high = max(high, v)
+                histogram[bits[i] >> np.uint32(16)] += 1
+    return count, infinite, total, squares, low, high
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments and a histogram of the finite values of some positions.
+
+    Attributes
+    ----------
+    finite, infinite
+        Positions with a finite value, and with an infinite one; the others are silent (NaN).
+    total, squares
+        Sum and sum of squares of the finite values.
+    low, high
+        Their extremes; infinite when there are none.
+    histogram
+        ``{bin: count}``; a bin is the upper 16 bits of the value as a float32.
+    """
+
+    finite: int
+    infinite: int
+    total: float
+    squares: float
+    low: float
+    high: float
+    histogram: Mapping[int, int]
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating]) -> Statistics:
+        """Gather the statistics of an array of any shape."""
+        flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
+        histogram = np.zeros(65_536, dtype=np.int64)
+        moments = _scan(flat, histogram)
+        bins = np.flatnonzero(histogram)
+        return cls(*moments, histogram=dict(zip(bins.tolist(), histogram[bins].tolist(), strict=True)))
+
+    @classmethod
+    def merge(cls, parts: Sequence[Statistics]) -> Statistics:
+        """Combine the statistics of disjoint positions, in the order given."""
+        histogram: dict[int, int] = {}
+        for part in parts:
+            for bin_, n in part.histogram.items():
+                histogram[bin_] = histogram.get(bin_, 0) + n
+        return cls(
+            sum(p.finite for p in parts),
+            sum(p.infinite for p in parts),
+            float(sum(p.total for p in parts)),
+            float(sum(p.squares for p in parts)),
+            min((p.low for p in parts), default=math.inf),
+            max((p.high for p in parts), default=-math.inf),
+            histogram,
+        )
+
+    def quantiles(self, q: Sequence[float]) -> list[float]:
+        """Give quantiles of the finite values to within ``QUANTILE_RELATIVE_ERROR`` of each."""
+        bins = np.array(sorted(self.histogram), dtype=np.uint32)
+        edges = np.stack([bins << 16, (bins << 16) | np.uint32(0xFFFF)]).view(np.float32)
+        middles = edges.astype(np.float64).mean(axis=0)
+        order = np.argsort(middles, kind="stable")
+        counts = np.array([self.histogram[int(b)] for b in bins[order]])
+        ranks = np.asarray(q) * (self.finite - 1)
+        picked = middles[order][np.searchsorted(np.cumsum(counts), ranks, side="right")]
+        return [float(v) for v in np.clip(picked, self.low, self.high)]
+
+    def to_json(self, positions: int) -> dict[str, Any]:
+        """Give what a track's attributes keep.
+
+        Parameters
+        ----------
+        positions
+            Bases of the assembly, of which the covered share is told.
+        """
+        covered = self.finite + self.infinite
+        out: dict[str, Any] = {
+            "coverage": covered / positions if positions else 0.0,
+            "covered": covered,
+            "infinite": self.infinite,
+        }
+        if self.finite:
+            mean = self.total / self.finite
+            out |= {
+                "min": self.low,
+                "max": self.high,
+                "mean": mean,
+                "sd": math.sqrt(max(self.squares / self.finite - mean * mean, 0.0)),
+                "quantiles": dict(zip(map(str, QUANTILES), self.quantiles(QUANTILES), strict=True)),
+                "quantile_relative_error": QUANTILE_RELATIVE_ERROR,
+            }
+        return out
