@@ -1,6 +1,6 @@
 """Reading arrays through TensorStore: checked, so that bad storage is an error and never a value.
 
-The only module that imports TensorStore.
+TensorStore is used here, and in :mod:`genostore.staging` to write; nowhere else.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -67,6 +67,9 @@ def combine(checksums: Sequence[int]) -> int:
     return int(google_crc32c.value(np.asarray(checksums, dtype="<u4").tobytes()))
 
 
+Part = tuple[NDArray[Any], Any]  # where the values go, and the future that brings them
+
+
 @dataclass(frozen=True)
 class Spans:
     """Pieces of a one-dimensional array and where they go in a ``(row, column)`` output.
@@ -91,6 +94,11 @@ class Spans:
         row = np.flatnonzero(first < last)
         return cls(row, first[row], last[row], (first - start)[row])
 
+    def rows(self, keep: NDArray[np.bool_]) -> Spans:
+        """Keep the spans of some rows of the output, ``(rows,)`` bool."""
+        mine = keep[self.row]
+        return Spans(self.row[mine], self.start[mine], self.stop[mine], self.column[mine])
+
 
 class Array:
     """One array of a store: schema and attributes at once, values when asked for.
@@ -114,7 +122,9 @@ class Array:
         try:
             metadata = json.loads(raw)
         except ValueError as error:
-            raise CorruptionError(f"the metadata of array {path} of {storage.root} are damaged: {error}") from error
+            raise CorruptionError(
+                f"the metadata of array {path} of {storage.root} are damaged: {error}"
+            ) from error
         self.schema = ArraySchema.from_json(metadata, f"{storage.root}/{path}")
         self.attributes: Mapping[str, Any] = metadata["attributes"].get(KEY, {})
         shards = self.attributes.get("shards")
@@ -151,7 +161,7 @@ class Array:
             try:
                 self._handle = ts.open(spec, open=True, read=True, context=shared).result()
             except ValueError as error:
-                self._fail(error)
+                self.fail(error)
         return self._handle
 
     def empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -180,54 +190,46 @@ class Array:
         """
         where = slices or tuple(slice(0, n) for n in self.schema.shape)
         out = self.empty(tuple(s.stop - s.start for s in where))
-        pending = []
-        try:
-            with ts.Batch() as batch:
-                for block in self._blocks(where):
-                    cut = tuple(
-                        slice(max(a.start, b.start), min(a.stop, b.stop))
-                        for a, b in zip(where, self.schema.slices(block), strict=True)
-                    )
-                    into = tuple(slice(c.start - a.start, c.stop - a.start) for a, c in zip(where, cut, strict=True))
-                    pending.append((into, self.handle[cut].read(batch=batch)))
-            for into, future in pending:
-                out[into] = future.result()
-        except ValueError as error:
-            self._fail(error)
-        self.check_fresh()
+        with Reads() as reads:
+            reads.block(self, where, out)
         return out
 
+    def submit_block(self, where: Sequence[slice], out: NDArray[Any], batch: ts.Batch) -> Iterator[Part]:
+        """Ask for a block, as part of a batch of reads; what lies in empty shards is left out."""
+        for block in self._blocks(where):
+            cut = tuple(
+                slice(max(a.start, b.start), min(a.stop, b.stop))
+                for a, b in zip(where, self.schema.slices(block), strict=True)
+            )
+            into = tuple(slice(c.start - a.start, c.stop - a.start) for a, c in zip(where, cut, strict=True))
+            yield out[into], self.handle[cut].read(batch=batch)
+
     def _blocks(self, where: Sequence[slice]) -> NDArray[np.int64]:
-        axes = [np.arange(s.start // b, -(-s.stop // b)) for s, b in zip(where, self.schema.block, strict=True)]
-        if any(a.size == 0 for a in axes):
-            return np.empty(0, dtype=np.int64)
+        """Number the non-empty shards that a block touches."""
+        axes = [
+            np.arange(s.start // b, -(-s.stop // b)) for s, b in zip(where, self.schema.block, strict=True)
+        ]
         blocks = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), self.schema.grid).ravel()
         return blocks[self._present[blocks]]
 
-    def submit(self, spans: Spans, batch: ts.Batch) -> list[tuple[int, int, int, Any]]:
-        """Ask for spans of a one-dimensional array as part of a batch of reads.
-
-        Returns
-        -------
-        list
-            Of ``(row, column, length, future)``; spans of empty shards are left out.
-        """
+    def submit_spans(self, spans: Spans, out: NDArray[Any], batch: ts.Batch) -> Iterator[Part]:
+        """Ask for spans of a one-dimensional array, as part of a batch; empty shards are left out."""
         handle, shard = self.handle, self.schema.block[0]
-        pending = []
         first, last = spans.start // shard, (spans.stop - 1) // shard
-        whole = self._present[first] & (first == last)
-        parts = zip(spans.row.tolist(), spans.start.tolist(), spans.stop.tolist(), spans.column.tolist(), strict=True)
-        for (row, start, stop, column), inside, a, b in zip(
-            parts, whole.tolist(), first.tolist(), last.tolist(), strict=True
+        for row, start, stop, column, a, b in zip(
+            spans.row.tolist(),
+            spans.start.tolist(),
+            spans.stop.tolist(),
+            spans.column.tolist(),
+            first.tolist(),
+            last.tolist(),
+            strict=True,
         ):
-            if inside:
-                pending.append((row, column, stop - start, handle[start:stop].read(batch=batch)))
-            elif a != b:
-                for block in range(a, b + 1):
-                    if self._present[block]:
-                        lo, hi = max(start, block * shard), min(stop, (block + 1) * shard)
-                        pending.append((row, column + lo - start, hi - lo, handle[lo:hi].read(batch=batch)))
-        return pending
+            for block in range(a, b + 1):
+                if self._present[block]:
+                    lo, hi = max(start, block * shard), min(stop, (block + 1) * shard)
+                    into = out[row, column + lo - start : column + hi - start]
+                    yield into, handle[lo:hi].read(batch=batch)
 
     def check_fresh(self) -> None:
         """Check, after a read, that the array is still the one that was opened.
@@ -245,7 +247,8 @@ class Array:
                 f"{self.attributes.get('generation')}); open the store again to read what is there now"
             )
 
-    def _fail(self, error: Exception) -> NoReturn:
+    def fail(self, error: Exception) -> NoReturn:
+        """Say what is wrong with the stored bytes, given the error of a read."""
         self.check_fresh()
         reason = str(error).split(" [")[0]
         what = "a shard that should be there is absent" if "NOT_FOUND" in reason else "its bytes are damaged"
@@ -255,28 +258,63 @@ class Array:
         ) from error
 
 
-def read_spans(requests: Sequence[tuple[Array, Spans, NDArray[Any]]]) -> None:
-    """Read spans of several arrays at once, each chunk fetched and decoded once.
+class Reads:
+    """A batch of reads of any arrays: each chunk is fetched and decoded once.
 
-    Parameters
-    ----------
-    requests
-        ``(array, spans, out)``: ``out`` is ``(row, column)`` and comes filled with what stands for no data.
+    Use it as a context; outputs are filled when it closes. They come filled with what stands for no data.
 
     Raises
     ------
     CorruptionError, StaleError
-        As :meth:`Array.read`.
+        When it closes, as :meth:`Array.read`.
     """
-    pending = []
-    with ts.Batch() as batch:
-        for array, spans, out in requests:
-            pending.append((array, out, array.submit(spans, batch)))
-    for array, out, parts in pending:
-        try:
-            for row, column, length, future in parts:
-                out[row, column : column + length] = future.result()
-        except ValueError as error:
-            array._fail(error)
-    for array, _, _ in pending:
-        array.check_fresh()
+
+    def __init__(self) -> None:
+        self._batch = ts.Batch()
+        self._pending: list[tuple[Array, list[Part]]] = []
+
+    def __enter__(self) -> Reads:
+        return self
+
+    def block(self, array: Array, where: Sequence[slice], out: NDArray[Any]) -> None:
+        """Read a block of an array into ``out``."""
+        self._pending.append((array, list(array.submit_block(where, out, self._batch))))
+
+    def spans(self, array: Array, spans: Spans, out: NDArray[Any]) -> None:
+        """Read spans of a one-dimensional array into the rows of ``out``."""
+        self._pending.append((array, list(array.submit_spans(spans, out, self._batch))))
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._batch.submit()
+        if kind is not None:
+            return
+        for array, parts in self._pending:
+            try:
+                for into, future in parts:
+                    into[...] = future.result()
+            except ValueError as error:
+                array.fail(error)
+        for array in {id(a): a for a, _ in self._pending}.values():
+            array.check_fresh()
+
+
+def read_column(storage: Storage, path: str) -> NDArray[Any]:
+    """Read a whole column, of numbers or of text, and check it.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n,)``; text as objects of type ``str``.
+    """
+    array = Array(storage, path)
+    if array.schema.dtype != "string":
+        return array.read()
+    import zarr
+
+    try:
+        values = np.asarray(zarr.open_array(storage.path(path), mode="r")[:], dtype=object)
+    except (OSError, ValueError) as error:
+        array.fail(error)
+    if checksum(values) != array.attributes["shards"]["crc32c"][0]:
+        array.fail(ValueError("NOT_FOUND: text that does not match its checksum"))
+    return values

@@ -97,7 +97,9 @@ class Genome:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {c.name: c for c in self.contigs})
         if len(self._by_name) != len(self.contigs):
-            raise FormatError(f"assembly {self.name!r} names a contig twice: {[c.name for c in self.contigs]}")
+            raise FormatError(
+                f"assembly {self.name!r} names a contig twice: {[c.name for c in self.contigs]}"
+            )
 
     @classmethod
     def build(cls, name: str, lengths: Mapping[str, int], alignment: int) -> Genome:

@@ -22,7 +22,9 @@ QUANTILE_RELATIVE_ERROR = 2.0**-8
 
 
 @numba.njit(cache=True, nogil=True)
-def _scan(values: NDArray[np.float32], histogram: NDArray[np.int64]) -> tuple[int, int, float, float, float, float]:
+def _scan(
+    values: NDArray[np.float32], histogram: NDArray[np.int64]
+) -> tuple[int, int, float, float, float, float]:
     bits = values.view(np.uint32)
     count, infinite, total, squares = 0, 0, 0.0, 0.0
     low, high = np.inf, -np.inf

@@ -1,0 +1,132 @@
+"""Durable file operations: write whole files atomically, lock, and say plainly why a write failed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from genostore.errors import ConflictError, WriteError
+
+_ADVICE = {
+    errno.ENOSPC: "there is no space left on the disk; free some and run again, what is done is kept",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again, what is done is kept",
+    errno.EROFS: "the file system is read-only; choose another place for the store",
+    errno.EACCES: "no permission to write there; check the folder's owner and mode",
+    errno.EPERM: "no permission to write there; check the folder's owner and mode",
+}
+# TensorStore reports the same faults as text.
+_TEXTS = {
+    "No space left": errno.ENOSPC,
+    "quota exceeded": errno.EDQUOT,
+    "Read-only file system": errno.EROFS,
+    "PERMISSION_DENIED": errno.EACCES,
+    "Permission denied": errno.EACCES,
+}
+
+
+@contextlib.contextmanager
+def writing(where: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the operating system's refusals to write below ``where`` into a :class:`WriteError`."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        raise WriteError(error.errno, f"cannot write {os.fspath(where)}: {_ADVICE[error.errno]}") from error
+    except ValueError as error:
+        code = next((c for text, c in _TEXTS.items() if text in str(error)), None)
+        if code is None:
+            raise
+        raise WriteError(code, f"cannot write {os.fspath(where)}: {_ADVICE[code]}") from error
+
+
+def sync(path: Path) -> None:
+    """Make a file or folder survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole, durably and atomically; a reader sees the old content or the new."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make a folder and all in it survive a loss of power."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync(Path(parent, name))
+        sync(Path(parent))
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock that the operating system gives back when its holder dies.
+
+    Parameters
+    ----------
+    path
+        Of the lock file.
+    what
+        Is locked, for the message.
+    wait
+        Seconds to wait for another holder.
+
+    Raises
+    ------
+    ConflictError
+        If another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=wait, poll_interval=0.02)
+    except Timeout:
+        raise ConflictError(
+            f"another process is writing {what}; wait until it has finished, then run again"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def log(path: Path, **event: Any) -> None:
+    """Append an event to a log of JSON lines; the one place where times, hosts and paths are kept."""
+    record = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": os.uname().nodename,
+        **event,
+    }
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,96 @@
+"""``index.json``: what a store holds, in one object.
+
+It is a cache: every entry repeats a node's own attributes, and :func:`rebuild` makes it anew from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from genostore.disk import lock, write_file, writing
+from genostore.errors import FormatError
+from genostore.schema import KEY, check_version, dumps, summary
+from genostore.storage import INDEX, PRIVATE, Storage
+
+Entries = dict[str, dict[str, Any]]
+INDEX_VERSION = 1
+
+
+def read(storage: Storage) -> Entries:
+    """Read the index: ``{node path: its attributes without the list of shards}``.
+
+    A store without one (a copy that left it out, say) is listed instead.
+    """
+    raw = storage.read(INDEX)
+    if raw is None:
+        return dict(scan(storage))
+    try:
+        content = json.loads(raw)
+    except ValueError as error:
+        raise FormatError(
+            f"{storage.path(INDEX)} is damaged ({error}); run `genostore reindex {storage.root}` to make it anew"
+        ) from error
+    check_version(content, str(storage.path(INDEX)))
+    return {node: entry for node, entry in content["nodes"].items() if not entry.get("removed")}
+
+
+def update(storage: Storage, changes: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Enter nodes (attributes) or mark them removed (None), whatever other writers do meanwhile."""
+    with writing(storage.root), lock(storage.path(f"{PRIVATE}/locks/index.lock"), "the index", wait=60):
+        raw = storage.read(INDEX)
+        nodes: Entries = json.loads(raw)["nodes"] if raw else dict(scan(storage))
+        for node, attributes in changes.items():
+            if attributes is not None:
+                nodes[node] = summary(attributes)
+            else:  # the generation is kept, so that the next array of this name is a later one
+                nodes[node] = {"removed": True, "generation": nodes.get(node, {}).get("generation", 0)}
+        write(storage, nodes)
+
+
+def rebuild(storage: Storage) -> Entries:
+    """Make the index anew from the nodes' own attributes."""
+    with writing(storage.root), lock(storage.path(f"{PRIVATE}/locks/index.lock"), "the index", wait=60):
+        nodes = dict(scan(storage))
+        write(storage, nodes)
+    return nodes
+
+
+def write(storage: Storage, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace the index."""
+    write_file(storage.path(INDEX), dumps({"version": INDEX_VERSION, "nodes": dict(nodes)}))
+
+
+def generation(storage: Storage, node: str) -> int:
+    """Return the generation of the node that is there or was last there; 0 if there never was one."""
+    attributes = node_attributes(storage, node)
+    if attributes is not None:
+        return int(attributes.get("generation", 0))
+    raw = storage.read(INDEX)
+    return int(json.loads(raw)["nodes"].get(node, {}).get("generation", 0)) if raw else 0
+
+
+def node_attributes(storage: Storage, node: str) -> dict[str, Any] | None:
+    """Read a node's own attributes; None where there is no node."""
+    raw = storage.read(f"{node}/zarr.json")
+    attributes = json.loads(raw).get("attributes", {}).get(KEY) if raw else None
+    return attributes if attributes and "kind" in attributes else None
+
+
+def scan(storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Find the nodes by listing the store: folders whose metadata say what kind of node they are."""
+
+    def walk(folder: Path, node: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for child in sorted(folder.iterdir()):
+            if child.name.startswith(".") or not (child / "zarr.json").is_file():
+                continue
+            path = f"{node}/{child.name}" if node else child.name
+            attributes = node_attributes(storage, path)
+            if attributes is not None:
+                yield path, summary(attributes)
+            else:
+                yield from walk(child, path)
+
+    yield from walk(Path(storage.root), "")

@@ -1,0 +1,367 @@
+"""Writing: a node is built out of sight, shard by shard, and appears whole or not at all.
+
+A node (an array such as ``tracks/K562/DNase``, or a group such as ``genes``) is staged under
+``.genostore/staging/``. Each shard is written once, by one writer, and leaves a record when it is durable; so a
+killed run resumes after its last record, and the result is the same, byte for byte. :meth:`Staging.publish`
+writes the attributes and renames the node into its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from genostore import index
+from genostore.arrays import checksum, combine, context
+from genostore.disk import lock, log, remove_tree, sync_tree, write_file, writing
+from genostore.errors import ConflictError, FormatError
+from genostore.genome import Genome
+from genostore.schema import ArraySchema, RootSchema, check_name, dumps, group_metadata
+from genostore.statistics import Statistics
+from genostore.storage import PRIVATE, Storage
+
+
+def create(path: str | Path, genome: Genome) -> Storage:
+    """Make an empty store for a genome, or find the one that is there.
+
+    Raises
+    ------
+    ConflictError
+        If something else is there: a store of another assembly, or a folder that is no store.
+    WriteError
+        If it cannot be written.
+    """
+    from genostore import __version__
+
+    storage = Storage.of(path)
+    root = RootSchema(genome.name, genome.contigs, genome.alignment, f"genostore {__version__}")
+    with writing(storage.root):
+        folder = Path(storage.root)
+        if (
+            folder.is_dir()
+            and not storage.path("zarr.json").exists()
+            and any(p.name != PRIVATE for p in folder.iterdir())
+        ):
+            raise ConflictError(
+                f"{folder} is a folder with other things in it; name a new folder for the store"
+            )
+        storage.path(f"{PRIVATE}/locks").mkdir(parents=True, exist_ok=True)
+        with lock(storage.path(f"{PRIVATE}/locks/root.lock"), f"the root of {folder}", wait=60):
+            raw = storage.read("zarr.json")
+            if raw is None:
+                write_file(storage.path("zarr.json"), dumps(root.to_json()))
+                index.write(storage, {})
+                return storage
+    found = RootSchema.from_json(json.loads(raw), storage.root)
+    if found.genome != genome:
+        raise ConflictError(
+            f"{storage.root} holds assembly {found.assembly} ({len(found.contigs)} contigs, alignment "
+            f"{found.alignment}), and this is {genome.name} ({len(genome)} contigs, alignment {genome.alignment}); "
+            "an assembly is fixed when a store is made, so ingest into a new store"
+        )
+    return storage
+
+
+@contextmanager
+def writer_lock(storage: Storage, node: str) -> Iterator[None]:
+    """Be the only writer of a node.
+
+    Raises
+    ------
+    ConflictError
+        At once, if another process is.
+    """
+    with (
+        writing(storage.root),
+        lock(storage.path(f"{PRIVATE}/locks/{quote(node, safe='+')}.lock"), f"{node} of {storage.root}"),
+    ):
+        yield
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A shard on its way to the disk."""
+
+    finish: Callable[[], None]
+
+    def wait(self) -> None:
+        """Return when the shard and its record are durable."""
+        self.finish()
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A node being built. It pickles, so that several processes may write shards of it.
+
+    Attributes
+    ----------
+    storage
+        The store.
+    node
+        Its path in the store.
+    arrays
+        Schemas by name; the name ``""`` is the node itself when the node is an array.
+    digest
+        Of the sources and options: work staged under another digest is thrown away, never continued.
+    """
+
+    storage: Storage
+    node: str
+    arrays: Mapping[str, ArraySchema]
+    digest: str
+    _handles: dict[str, ts.TensorStore] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for part in self.node.split("/"):
+            check_name(part, f"part of {self.node!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: ({} if k == "_handles" else v) for k, v in self.__dict__.items() if k != "folder"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where it is staged."""
+        return self.storage.path(f"{PRIVATE}/staging/{quote(self.node, safe='+')}")
+
+    def begin(self) -> None:
+        """Prepare the staging folder, keeping the shards that an interrupted run of the same work left."""
+        arrays = {k: asdict(v) | {"fill": str(v.fill)} for k, v in self.arrays.items()}
+        plan = dumps({"digest": self.digest, "arrays": arrays})
+        with writing(self.storage.root):
+            marker = self.folder / "plan.json"
+            if marker.exists() and marker.read_bytes() == plan:
+                return
+            remove_tree(self.folder)
+            for name, schema in self.arrays.items():
+                (self.folder / "records" / (name or "_")).mkdir(parents=True)
+                array = self._array_folder(name)
+                array.mkdir(parents=True, exist_ok=True)
+                write_file(array / "zarr.json", dumps(schema.to_json()))
+            write_file(marker, plan)
+
+    def _array_folder(self, name: str) -> Path:
+        return self.folder / "node" / name if name else self.folder / "node"
+
+    def _record(self, name: str, block: int) -> Path:
+        return self.folder / "records" / (name or "_") / f"{block}.json"
+
+    def todo(self, name: str = "") -> list[int]:
+        """Number the shards of an array that are still to be written."""
+        done = {int(p.stem) for p in (self.folder / "records" / (name or "_")).glob("*.json")}
+        return [b for b in range(self.arrays[name].n_blocks) if b not in done]
+
+    def _handle(self, name: str) -> ts.TensorStore:
+        if name not in self._handles:
+            spec = {
+                "driver": "zarr3",
+                "kvstore": {"driver": "file", "path": f"{self._array_folder(name)}/"},
+                # Every chunk of a shard that is written is there, so that an absent one is known to be lost.
+                "store_data_equal_to_fill_value": True,
+            }
+            self._handles[name] = ts.open(spec, open=True, context=context()).result()
+        return self._handles[name]
+
+    def write(
+        self, block: int, values: NDArray[Any], name: str = "", counts: Mapping[str, float] | None = None
+    ) -> Pending:
+        """Start writing one shard; it is encoded in the background.
+
+        Parameters
+        ----------
+        block
+            Number of the shard (C order of the shard grid).
+        values
+            Of the extent ``arrays[name].slices(block)``; not to be changed until the write is done.
+        name
+            Of the array.
+        counts
+            Tallies that the attributes shall give as sums over all shards.
+        """
+        schema = self.arrays[name]
+        where = schema.slices(block)
+        expected = tuple(s.stop - s.start for s in where)
+        if values.shape != expected or values.dtype != np.dtype(schema.dtype):
+            raise FormatError(
+                f"shard {block} of {self.node}/{name} is {schema.dtype} {expected}, "
+                f"and these values are {values.dtype} {values.shape}"
+            )
+        record: dict[str, Any] = {"counts": dict(counts or {})}
+        if schema.dims == ("position",) and values.dtype.kind == "f":
+            statistics = Statistics.of(values)
+            record["statistics"] = asdict(statistics) | {
+                "low": repr(statistics.low),
+                "high": repr(statistics.high),
+            }
+            empty = statistics.finite + statistics.infinite == 0
+        else:
+            empty = bool((values == schema.fill).all())
+        future = None
+        if not empty:
+            record["crc32c"] = checksum(values)
+            with writing(self.storage.root):
+                future = self._handle(name)[where].write(values, can_reference_source_data_indefinitely=True)
+
+        def finish(values: NDArray[Any] = values) -> None:  # holds the values until they are written
+            with writing(self.storage.root):
+                if future is not None:
+                    future.result()
+                write_file(self._record(name, block), dumps(record))
+
+        return Pending(finish)
+
+    def write_text(self, values: NDArray[Any], name: str) -> None:
+        """Write a whole column of text (TensorStore has no strings)."""
+        import zarr
+
+        with writing(self.storage.root):
+            array = zarr.open_array(self._array_folder(name), mode="r+")
+            array[:] = values
+            write_file(self._record(name, 0), dumps({"crc32c": checksum(values), "counts": {}}))
+
+    def write_column(self, values: NDArray[Any], name: str = "") -> None:
+        """Write a whole column, of numbers or text."""
+        if 0 in self._done(name):
+            return
+        if self.arrays[name].dtype == "string":
+            self.write_text(values, name)
+        else:
+            self.write(0, values, name).wait()
+
+    def _done(self, name: str) -> set[int]:
+        return set(range(self.arrays[name].n_blocks)) - set(self.todo(name))
+
+    def publish(
+        self,
+        attributes: Mapping[str, Any],
+        array_attributes: Mapping[str, Mapping[str, Any]] | None = None,
+        overwrite: bool = False,
+    ) -> dict[str, Any]:
+        """Complete the node and rename it into its place.
+
+        Parameters
+        ----------
+        attributes
+            Of the node, ``kind`` among them.
+        array_attributes
+            Of the arrays of a group, by name.
+        overwrite
+            Retire the node that is there.
+
+        Returns
+        -------
+        dict
+            The node's attributes as written.
+
+        Raises
+        ------
+        ConflictError
+            If a node is there and ``overwrite`` is not set.
+        """
+        generation = index.generation(self.storage, self.node) + 1
+        node_attributes = {**attributes, "generation": generation}
+        target = self.storage.path(self.node)
+        if target.exists() and not overwrite:
+            raise ConflictError(
+                f"{self.node} is already in {self.storage.root}; use --overwrite to replace it"
+            )
+        with writing(self.storage.root):
+            for name, schema in self.arrays.items():
+                own = {**(array_attributes or {}).get(name, {}), **self._gather(name)}
+                if not name:
+                    own = node_attributes = {**node_attributes, **own}
+                write_file(self._array_folder(name) / "zarr.json", dumps(schema.to_json(own)))
+            if "" not in self.arrays:
+                for group in {p.parent for p in map(self._array_folder, self.arrays)} - {
+                    self._array_folder("")
+                }:
+                    write_file(group / "zarr.json", dumps(group_metadata()))
+                write_file(self._array_folder("") / "zarr.json", dumps(group_metadata(node_attributes)))
+            for leftover in self._array_folder("").rglob("*.__lock"):  # of a writer that was killed
+                leftover.unlink()
+            sync_tree(self._array_folder(""))
+            self._make_parents()
+            if target.exists():
+                retire(self.storage, self.node, generation - 1)
+            self._array_folder("").rename(target)
+            index.update(self.storage, {self.node: node_attributes})
+            log(
+                self.storage.path(f"{PRIVATE}/log.jsonl"),
+                event="publish",
+                node=self.node,
+                generation=generation,
+            )
+            remove_tree(self.folder)
+        return node_attributes
+
+    def _gather(self, name: str) -> dict[str, Any]:
+        """Merge the records of an array's shards, in order, into its attributes."""
+        missing = self.todo(name)
+        if missing:
+            raise FormatError(f"{self.node}/{name} cannot be published: shards {missing[:8]} are not written")
+        blocks = range(self.arrays[name].n_blocks)
+        records = [json.loads(self._record(name, b).read_bytes()) for b in blocks]
+        present = [(b, r["crc32c"]) for b, r in zip(blocks, records, strict=True) if "crc32c" in r]
+        out: dict[str, Any] = {
+            "shards": {"index": [b for b, _ in present], "crc32c": [c for _, c in present]},
+            "crc32c": combine([c for _, c in present]),
+        }
+        parts = [_statistics(r["statistics"]) for r in records if "statistics" in r]
+        if parts:
+            root = RootSchema.from_json(
+                json.loads(self.storage.read("zarr.json") or b"{}"), self.storage.root
+            )
+            out["statistics"] = Statistics.merge(parts).to_json(sum(c.length for c in root.contigs))
+        names = list(dict.fromkeys(k for r in records for k in r["counts"]))
+        if names:
+            out["counts"] = {k: sum(r["counts"].get(k, 0) for r in records) for k in names}
+        return out
+
+    def _make_parents(self) -> None:
+        parts = self.node.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            group = self.storage.path("/".join(parts[:depth]))
+            group.mkdir(exist_ok=True)
+            if not (group / "zarr.json").exists():
+                write_file(group / "zarr.json", dumps(group_metadata()))
+
+
+def _statistics(record: Mapping[str, Any]) -> Statistics:
+    histogram = {int(k): v for k, v in record["histogram"].items()}
+    return Statistics(
+        **{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram}
+    )
+
+
+def retire(storage: Storage, node: str, generation: int) -> None:
+    """Move a node out of sight; readers that have it open find out at their next read."""
+    retired = storage.path(f"{PRIVATE}/retired/{quote(node, safe='+')}@{generation}")
+    remove_tree(retired)
+    retired.parent.mkdir(parents=True, exist_ok=True)
+    storage.path(node).rename(retired)
+
+
+def remove(storage: Storage, node: str) -> None:
+    """Remove a node: it is retired, and ``genostore gc`` deletes it later.
+
+    Raises
+    ------
+    ConflictError
+        If a writer is at work on it.
+    """
+    with writer_lock(storage, node):
+        retire(storage, node, index.generation(storage, node))
+        index.update(storage, {node: None})
+        log(storage.path(f"{PRIVATE}/log.jsonl"), event="remove", node=node)

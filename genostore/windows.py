@@ -1,0 +1,341 @@
+"""Windows: an ordered set of samples, each an aligned cut through sequence, signals and contacts."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from genostore.arrays import Reads, Spans
+from genostore.batch import Batch
+from genostore.errors import QueryError
+from genostore.genome import window_starts
+from genostore.query import Query, Selection, select
+from genostore.sequence import SOFT_MASK, UNKNOWN, complement
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from genostore.loader import Loader
+    from genostore.store import Store
+
+Ints = NDArray[np.int64]
+PARTS = frozenset({"sequence", "signal", "contacts"})
+
+
+class Reader(Protocol):
+    """Brings the parts of windows from where they are stored, on the reference strand."""
+
+    def read(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str]) -> dict[str, NDArray[Any]]:
+        """Read windows.
+
+        Parameters
+        ----------
+        row, cell
+            ``(B,)`` rows of the selection and of its cell types.
+        shift
+            ``(B,)`` bases by which each window is moved.
+        parts
+            Which of sequence, signal and contacts.
+
+        Returns
+        -------
+        dict
+            ``sequence`` (B, W) uint8; ``signal`` (B, assay, W) float32; ``contacts`` (B, bins[, bins]) float32.
+        """
+        ...
+
+
+class StoreReader:
+    """Reads windows straight from the store's sharded arrays: one plan a batch, each chunk decoded once."""
+
+    def __init__(self, store: Store, query: Query, selection: Selection) -> None:
+        self.store, self.query, self.selection = store, query, selection
+
+    def read(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str]) -> dict[str, NDArray[Any]]:
+        """Read windows; see :class:`Reader`."""
+        chosen, width = self.selection, self.query.width
+        offset, length = chosen.contig_offset[row], chosen.contig_length[row]
+        start = offset + window_starts(chosen.anchor[row], width) + shift
+        spans = Spans.clipped(start, width, offset, offset + length)
+        out: dict[str, NDArray[Any]] = {}
+        with Reads() as reads:
+            if "sequence" in parts:
+                out["sequence"] = np.full((len(row), width), UNKNOWN, dtype=np.uint8)
+                reads.spans(self.store.array("sequence"), spans, out["sequence"])
+            if "signal" in parts:
+                out["signal"] = np.full((len(row), len(chosen.assays), width), np.nan, dtype=np.float32)
+                for c in np.unique(cell):
+                    mine = spans.rows(cell == c)
+                    for a, assay in enumerate(chosen.assays):
+                        node = f"tracks/{chosen.cell_types[c]}/{assay}"
+                        if node in self.store.entries:
+                            reads.spans(self.store.array(node), mine, out["signal"][:, a])
+        if "sequence" in out:
+            out["sequence"] &= np.uint8(SOFT_MASK - 1)
+        if "contacts" in parts:
+            out["contacts"] = self._contacts(row, cell, start - offset)
+        return out
+
+    def _contacts(self, row: Ints, cell: Ints, start: Ints) -> NDArray[np.float32]:
+        chosen = self.selection
+        asked = chosen.contacts
+        assert asked is not None
+        first, n = contact_bins(self.query, chosen, row, start)
+        contigs = {c.offset: c for c in self.store.genome}
+        shape = (len(row), n) if asked.kind == "profile" else (len(row), n, n)
+        out = np.empty(shape, dtype=np.float32)
+        for c in np.unique(cell):
+            mine = np.flatnonzero(cell == c)
+            contacts = self.store.contacts(chosen.cell_types[c], asked.assay, asked.bin_size)
+            offset = chosen.contig_offset[row[mine]]
+            if asked.kind == "profile":
+                at = chosen.anchor[row[mine]]
+                out[mine] = contacts.profiles(offset, at, first[mine], n, contigs, asked.weight)
+            else:
+                out[mine] = contacts.matrices(offset, first[mine], n, contigs, asked.weight)
+        return out
+
+
+def contact_bins(query: Query, chosen: Selection, row: Ints, start: Ints) -> tuple[Ints, int]:
+    """Give the first bin of each window's contacts, and how many bins each has.
+
+    They cover the window wherever it lies in its bins, or ``flank`` bases on either side of the anchor.
+    """
+    asked = chosen.contacts
+    assert asked is not None
+    assert asked.bin_size is not None
+    width = query.width
+    if asked.flank is not None:
+        start, width = chosen.anchor[row] - asked.flank, 2 * asked.flank
+    return start // asked.bin_size, (width - 1) // asked.bin_size + 2
+
+
+class Windows:
+    """Samples, one a (gene or region, cell type) pair, gene-major; made by ``store.windows``.
+
+    Parameters
+    ----------
+    store, query
+        Where to cut, and what.
+    selection, reader
+        Resolved from the query when left out; a pack brings its own.
+    """
+
+    def __init__(
+        self, store: Store, query: Query, selection: Selection | None = None, reader: Reader | None = None
+    ) -> None:
+        self.store, self.query = store, query
+        self.selection = selection or select(store, query)
+        self.reader: Reader = reader or StoreReader(store, query, self.selection)
+
+    def __len__(self) -> int:
+        return len(self.selection.gene)
+
+    def __repr__(self) -> str:
+        chosen = self.selection
+        what = [f"{self.width:,} bases"]
+        what += ["sequence"] if self.query.sequence else []
+        what += [f"{len(chosen.assays)} tracks ({', '.join(chosen.assays)})"] if chosen.assays else []
+        what += [f"contacts {chosen.contacts.assay} at {self.bin_size:,}"] if chosen.contacts else []
+        what += [f"{len(chosen.features)} features"] if chosen.features else []
+        what += [f"target {self.query.expression}"] if self.query.expression else []
+        left_out = f", {chosen.excluded} excluded by {self.query.exclude!r}" if chosen.excluded else ""
+        return (
+            f"<Windows: {len(self):,} samples of {len(chosen.rows):,} {chosen.dim}s in "
+            f"{', '.join(chosen.cell_types)}{left_out}; {', '.join(what)}>"
+        )
+
+    @property
+    def width(self) -> int:
+        """Of a window, in bases."""
+        return self.query.width
+
+    @property
+    def genes(self) -> pd.DataFrame:
+        """The selected genes (or regions), in the order of the query."""
+        return self.selection.rows
+
+    regions = genes
+
+    @property
+    def cell_types(self) -> list[str]:
+        """Names, in the order of the query."""
+        return self.selection.cell_types
+
+    @property
+    def assays(self) -> list[str]:
+        """Names of the channels of ``signal``."""
+        return self.selection.assays
+
+    @property
+    def roles(self) -> list[str | None]:
+        """``foreground``, ``background`` or None for each channel of ``signal``."""
+        return self.selection.roles
+
+    @property
+    def features(self) -> list[str]:
+        """Names along the last axis of ``features``."""
+        return self.selection.features
+
+    @property
+    def expression(self) -> str | None:
+        """Name of the assay that ``target`` holds."""
+        return self.query.expression
+
+    @property
+    def bin_size(self) -> int | None:
+        """Of the contacts, in bases."""
+        return self.selection.contacts.bin_size if self.selection.contacts else None
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """Which of sequence, signal and contacts a read brings."""
+        chosen = self.selection
+        asked = {"sequence": self.query.sequence, "signal": chosen.assays, "contacts": chosen.contacts}
+        return frozenset(part for part, wanted in asked.items() if wanted)
+
+    def read(self, indices: ArrayLike, shift: ArrayLike = 0) -> Batch:
+        """Read samples into a batch of numpy arrays.
+
+        Parameters
+        ----------
+        indices
+            ``(B,)`` numbers of samples, ``0 <= i < len(windows)``; in any order, repeats allowed.
+        shift
+            Bases by which each window is moved along the reference strand, ``(B,)`` or one for all.
+
+        Returns
+        -------
+        Batch
+            In the order of ``indices``; silent positions are NaN.
+
+        Raises
+        ------
+        QueryError
+            For an index out of range.
+        CorruptionError, StaleError
+            If the storage is damaged, or a track was replaced while it was read.
+        """
+        index = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        outside = index[(index < 0) | (index >= len(self))]
+        if outside.size:
+            raise QueryError(f"sample {outside[0]} is not among the {len(self):,} of these windows (from 0)")
+        chosen = self.selection
+        row, cell = chosen.gene[index], chosen.cell_type[index]
+        batch = self.read_pairs(row, cell, np.broadcast_to(np.asarray(shift, dtype=np.int64), index.shape))
+        batch.index = index
+        return batch
+
+    def read_pairs(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS) -> Batch:
+        """Read windows by (gene, cell type), whether or not they are samples; see :meth:`read`."""
+        chosen, width = self.selection, self.width
+        arrays = self.reader.read(row, cell, shift, parts & self.parts)
+        start = window_starts(chosen.anchor[row], width) + shift
+        batch = Batch(
+            index=np.full(len(row), -1, dtype=np.int64),
+            gene=row,
+            cell_type=cell,
+            anchor=chosen.anchor[row] - start,
+            left_pad=np.clip(-start, 0, width),
+            right_pad=np.clip(start + width - chosen.contig_length[row], 0, width),
+            sequence=arrays.get("sequence"),
+            signal=arrays.get("signal"),
+            contacts=arrays.get("contacts"),
+        )
+        if batch.contacts is not None:
+            first, _ = contact_bins(self.query, chosen, row, start)
+            batch.bin_size = self.bin_size
+            batch.contact_origin = start - first * self.bin_size
+        if self.query.orient == "gene":
+            self._orient(batch, chosen.minus[row])
+        if batch.signal is not None:
+            batch.signal = bin_signal(batch.signal, self.query.resolution, self.query.aggregate).transpose(
+                0, 2, 1
+            )
+        if chosen.feature_values is not None:
+            batch.features = chosen.feature_values[row, cell]
+        if chosen.target is not None:
+            batch.target = chosen.target[row, cell]
+        return batch
+
+    def _orient(self, batch: Batch, minus: NDArray[np.bool_]) -> None:
+        """Reverse-complement the windows of minus-strand genes."""
+        batch.anchor[minus] = self.width - 1 - batch.anchor[minus]
+        batch.left_pad[minus], batch.right_pad[minus] = batch.right_pad[minus], batch.left_pad[minus]
+        if batch.sequence is not None:
+            batch.sequence[minus] = complement(batch.sequence[minus][:, ::-1])
+        if batch.signal is not None:
+            batch.signal[minus] = batch.signal[minus][:, self._swapped][:, :, ::-1]
+        if batch.contacts is not None:
+            assert batch.bin_size is not None
+            n = batch.contacts.shape[1]
+            every = tuple(slice(None, None, -1) for _ in batch.contacts.shape[1:])
+            batch.contacts[minus] = batch.contacts[minus][(slice(None), *every)]
+            batch.contact_origin[minus] = n * batch.bin_size - batch.contact_origin[minus] - self.width
+
+    @cached_property
+    def _swapped(self) -> list[int]:
+        """For each channel, the channel of its other strand (itself where it has none)."""
+        partner = {a: a[:-1] + {"+": "-", "-": "+"}.get(a[-1], a[-1]) for a in self.assays}
+        return [
+            self.assays.index(partner[a]) if partner[a] in self.assays else i
+            for i, a in enumerate(self.assays)
+        ]
+
+    def xarray(self) -> xr.Dataset:
+        """Give all windows as a lazy dataset.
+
+        Returns
+        -------
+        xarray.Dataset
+            Dask-backed variables ``sequence`` (gene, position), ``signal`` (gene, cell_type, assay, position or bin),
+            ``contacts`` (gene, cell_type, contact_bin[, contact_bin2]), and in memory ``features`` and ``target``
+            (gene, cell_type[, feature]), with the genes' table as coordinates. NaN is kept. Pairs that were dropped
+            as samples have a NaN target.
+        """
+        from genostore.lazy import windows_dataset
+
+        return windows_dataset(self)
+
+    def loader(self, batch_size: int = 64, **options: Any) -> Loader:
+        """Stream batches to a device; see :class:`genostore.loader.Loader` for the options."""
+        from genostore.loader import Loader
+
+        return Loader(self, batch_size, **options)
+
+    def pack(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Materialise the windows, with their jitter margin, as a store of their own.
+
+        Parameters
+        ----------
+        path
+            Of the pack; :func:`genostore.open` opens it, and so do zarr-python and ``xarray.open_zarr``.
+        overwrite
+            Replace a pack that is there.
+
+        Returns
+        -------
+        pathlib.Path
+            The path.
+        """
+        from genostore.pack import write_pack
+
+        return write_pack(self, Path(path), overwrite)
+
+
+def bin_signal(signal: NDArray[np.float32], resolution: int, aggregate: str) -> NDArray[np.float32]:
+    """Bin ``(..., W)`` signals to ``(..., W // resolution)`` over the bases that have a value; NaN where none has."""
+    if resolution == 1:
+        return signal
+    bins = signal.reshape(*signal.shape[:-1], -1, resolution)
+    seen = ~np.isnan(bins)
+    n = seen.sum(axis=-1)
+    total = np.where(seen, bins, 0).sum(axis=-1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        values = total / n if aggregate == "mean" else np.where(n > 0, total, np.nan)
+    return values.astype(np.float32)
