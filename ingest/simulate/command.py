@@ -1,0 +1,40 @@
+"""``genostore simulate DIR``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ingest.simulate.settings import MIN_GENES
+
+
+@click.command("simulate")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--genes", type=click.IntRange(MIN_GENES), default=300, show_default=True, help="How many genes."
+)
+@click.option(
+    "--cell-types", type=click.IntRange(1, 26), default=2, show_default=True, help="How many cell types."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal files."
+)
+@click.option("--shift", is_flag=True, help="Break the background's correlation on held-out contigs.")
+@click.option("--overwrite", is_flag=True, help="Write over an earlier simulation in DIRECTORY.")
+def simulate_command(
+    directory: Path, genes: int, cell_types: int, seed: int, shift: bool, overwrite: bool
+) -> None:
+    """Write simulated data in real formats to DIRECTORY, with a catalogue that ingests them and the truth."""
+    from ingest.simulate import simulate
+
+    catalogue = simulate(
+        directory,
+        genes,
+        cell_types,
+        seed,
+        shift,
+        overwrite=overwrite,
+        progress=lambda line: click.echo(line, err=True),
+    )
+    click.echo(f"wrote {catalogue}; next: genostore ingest {catalogue} STORE")
