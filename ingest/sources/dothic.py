@@ -1,0 +1,260 @@
+"""Contacts of .hic files, versions 8 and 9, read with hictkpy.
+
+hictkpy does not notice a file cut off within its last part, so every offset that the footer names is compared with
+the file's size first. The layout is that of the hic-format description of the Aiden lab, versions 8 and 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from genostore.errors import SourceError
+from ingest.sources.base import Band, Weight, check_band, refuse_twice
+from ingest.sources.reading import HIC, PerThread, describe, head, naming
+
+_ROWS = 1024  # bins fetched at once, which bounds the pixels in memory
+
+
+class HicSource:
+    """One resolution of a .hic file: observed counts, raw.
+
+    Counts are float32, as the file stores them. All normalisation vectors of a .hic divide the counts.
+
+    Parameters
+    ----------
+    path
+        The file.
+    bin_size
+        The resolution, in bases. None takes the only one there is.
+
+    Raises
+    ------
+    SourceError
+        On first use: not a .hic, of another version than 8 and 9, truncated, or without the bin size.
+    """
+
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def __init__(self, path: str | PathLike[str], bin_size: int | None = None) -> None:
+        self.path = Path(path)
+        self._bin_size = bin_size
+
+    @cached_property
+    def bin_size(self) -> int:
+        """Width of a bin in bases."""
+        import hictkpy
+
+        check_structure(self.path)
+        with _reading(self.path):
+            sizes = [int(size) for size in hictkpy.MultiResFile(str(self.path)).resolutions()]
+        listed = ", ".join(f"{size:,}" for size in sorted(sizes))
+        if self._bin_size is None and len(sizes) == 1:
+            return sizes[0]
+        if self._bin_size is None:
+            raise SourceError(f"{self.path}: has several bin sizes; ask for one of them: {listed}")
+        if self._bin_size not in sizes:
+            raise SourceError(f"{self.path}: has no bins of {self._bin_size:,} bases; it has {listed}")
+        return self._bin_size
+
+    @cached_property
+    def contigs(self) -> dict[str, int]:
+        """Lengths by name in the order in which the bins are numbered."""
+        with _reading(self.path):
+            return {name: int(length) for name, length in self._handle().chromosomes().items()}
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """The lengths, which the file states."""
+        return self.contigs
+
+    @cached_property
+    def weight_names(self) -> list[str]:
+        """Normalisations of this resolution, such as KR, SCALE, VC and VC_SQRT."""
+        with _reading(self.path):
+            return sorted(self._handle().avail_normalizations())
+
+    def weights(
+        self, names: Iterable[str] | None = None, divisive: Mapping[str, bool] | None = None
+    ) -> dict[str, Weight]:
+        """Normalisation vectors by name; see :class:`~ingest.sources.base.ContactSource`.
+
+        Contigs without a vector have NaN. A bin whose VC is 0, as the file says of empty ones, stays 0.
+        """
+        stated = divisive or {}
+        found = {}
+        for name in self.weight_names if names is None else names:
+            if name not in self.weight_names:
+                there = f"it has {', '.join(self.weight_names)}" if self.weight_names else "it has none"
+                raise SourceError(f"{self.path}: has no normalisation {name!r} at {self.bin_size:,} bases; {there}")
+            if stated.get(name) is False:
+                raise SourceError(f"{self.path}: {name} divides the counts, as every normalisation of a .hic does")
+            with _reading(self.path):
+                found[name] = Weight(np.array(self._handle().weights(name, divisive=True), dtype=np.float64), True)
+        return found
+
+    def band(self, contig: str, bin_start: int, bin_end: int, n_offsets: int) -> Band:
+        """Raw contacts near the diagonal; see :class:`~ingest.sources.base.ContactSource`."""
+        check_band(str(self.path), self.contigs, contig, bin_start, bin_end, n_offsets)
+        values = np.zeros((bin_end - bin_start, n_offsets), dtype=self.dtype)
+        n_bins = -(-self.contigs[contig] // self.bin_size)
+        beyond_pixels, beyond_sum = 0, 0.0
+        for lo in range(bin_start, min(bin_end, n_bins), _ROWS):
+            hi = min(lo + _ROWS, bin_end, n_bins)
+            part = self._rows(contig, lo, hi, n_offsets)
+            values[lo - bin_start : hi - bin_start] = part.values
+            beyond_pixels += part.beyond_pixels
+            beyond_sum += part.beyond_sum
+        return Band(values, beyond_pixels, beyond_sum)
+
+    def validate(self) -> None:
+        """Check the structure of the file; see the class for errors."""
+        self.__dict__.pop("bin_size", None)
+        _ = self.bin_size, self.contigs, self.weight_names
+
+    @cached_property
+    def _handle(self) -> PerThread[Any]:
+        return PerThread(self.path, _Opener(self.bin_size))
+
+    @cached_property
+    def _first_bin(self) -> dict[str, int]:
+        counts = [-(-length // self.bin_size) for length in self.contigs.values()]
+        return dict(zip(self.contigs, map(int, np.cumsum([0, *counts])), strict=False))
+
+    def _rows(self, contig: str, lo: int, hi: int, n_offsets: int) -> Band:
+        """Fetch the upper triangle of a few rows: the band as pixels, the rest as two sums."""
+        size, length, first = self.bin_size, self.contigs[contig], self._first_bin[contig]
+        rows = f"{contig}\t{lo * size}\t{min(hi * size, length)}"
+        right = f"{contig}\t{lo * size}\t{length}"
+        with _reading(self.path):
+            fetch = self._handle().fetch
+            near = fetch(rows, right, count_type="float32", query_type="BED", diagonal_band_width=n_offsets)
+            table = near.to_df()
+            all_of_it = fetch(rows, right, count_type="float64", query_type="BED").describe(["nnz", "sum"])
+        bin1, bin2, counts = (table[name].to_numpy() for name in ("bin1_id", "bin2_id", "count"))
+        values = np.zeros((hi - lo, n_offsets), dtype=self.dtype)
+        places = (bin1 - first - lo) * n_offsets + bin2 - bin1
+        refuse_twice(str(self.path), places, bin1, bin2, "make the file again with juicer_tools or hictk")
+        values.reshape(-1)[places] = counts
+        beyond = float(all_of_it["sum"]) - float(counts.sum(dtype=np.float64))
+        return Band(values, int(all_of_it["nnz"]) - len(counts), beyond)
+
+
+class _Opener:
+    """Opens one resolution; a class so that it pickles."""
+
+    def __init__(self, bin_size: int) -> None:
+        self.bin_size = bin_size
+
+    def __call__(self, path: str) -> Any:
+        import hictkpy
+
+        return hictkpy.File(path, self.bin_size)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what hictkpy raises into a :class:`SourceError` that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise SourceError(f"{path}: cannot be decoded as .hic, so it is damaged ({error}); fetch it again") from None
+
+
+def check_structure(path: Path) -> None:
+    """Check a .hic file's magic and version, and that all its footer points to lies within the file.
+
+    Raises
+    ------
+    SourceError
+        If the file is no .hic of version 8 or 9, or is truncated or damaged.
+    """
+    first = head(path, 16)
+    if not first.startswith(HIC):
+        raise SourceError(f"{path}: is not a .hic file: {describe(first)}")
+    with naming(path), path.open("rb") as file:
+        footer = _Footer(file, path)
+        footer.skip(len(HIC))
+        version, position = footer.integer(4), footer.integer(8)
+        if version not in (8, 9):
+            raise SourceError(
+                f"{path}: is a .hic of version {version}; versions 8 and 9 can be read, so make it again with a "
+                "newer juicer_tools"
+            )
+        footer.jump(position)
+        footer.check(wide=version == 9)
+
+
+class _Footer:
+    """The last part of a .hic, which says where everything else is."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path, self._size = file, path, path.stat().st_size
+
+    def check(self, wide: bool) -> None:
+        """Walk it; ``wide`` is version 9, whose counts are 8 bytes and whose floats are 4."""
+        count, real = (8, 4) if wide else (4, 8)
+        self.skip(count)  # its own length
+        for _ in range(self._number_of("matrices")):
+            self._text()
+            self._reaches(self.integer(8), self.integer(4))
+        for normalised in (False, True):
+            if normalised and self._file.tell() == self._size:
+                return  # a file without normalisations may end here
+            for _ in range(self._number_of("expected vectors")):
+                for _ in range(2 if normalised else 1):
+                    self._text()  # the normalisation's name, the unit
+                self.skip(4)  # the bin size
+                self.skip(self.integer(count) * real)
+                self.skip(self.integer(4) * (4 + real))  # a factor a contig
+        for _ in range(self._number_of("normalisation vectors")):
+            self._text()
+            self.skip(4)  # the contig
+            self._text()
+            self.skip(4)  # the bin size
+            self._reaches(self.integer(8), self.integer(count))
+
+    def integer(self, width: int) -> int:
+        """Read a little-endian signed integer."""
+        data = self._file.read(width)
+        if len(data) < width:
+            raise self._truncated(self._size + 1)
+        return int.from_bytes(data, "little", signed=True)
+
+    def skip(self, size: int) -> None:
+        """Pass over some bytes."""
+        self.jump(self._file.tell() + size)
+
+    def jump(self, position: int) -> None:
+        """Go to a position of the file."""
+        if position < 0:
+            raise SourceError(f"{self._path}: its footer points before its start, so it is damaged; fetch it again")
+        self._reaches(position, 0)
+        self._file.seek(position)
+
+    def _number_of(self, what: str) -> int:
+        number = self.integer(4)
+        if not 0 <= number <= self._size:
+            raise SourceError(f"{self._path}: its footer counts {number:,} {what}, so it is damaged; fetch it again")
+        return number
+
+    def _text(self) -> None:
+        while (byte := self._file.read(1)) != b"\0":
+            if not byte:
+                raise self._truncated(self._size + 1)
+
+    def _reaches(self, position: int, size: int) -> None:
+        if position + size > self._size:
+            raise self._truncated(position + size)
+
+    def _truncated(self, needed: int) -> SourceError:
+        return SourceError(
+            f"{self._path}: is truncated: it has {self._size:,} bytes, while its footer needs at least {needed:,}; "
+            "fetch it again"
+        )
