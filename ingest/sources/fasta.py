@@ -111,13 +111,18 @@ class Fasta:
 
         The first time, this reads the whole file.
         """
-        seen = np.zeros(256, dtype=np.int64)
+        total: dict[str, int] = {}
         for contig, length in self.contigs.items():
             for start in range(0, length, _BLOCK):
-                end = min(start + _BLOCK, length)
-                seen += np.bincount(self._bases(contig, start, end), minlength=256)
-        others = (letter for letter in string.ascii_uppercase if letter not in "ACGT")
-        both = {letter: int(seen[ord(letter)] + seen[ord(letter.lower())]) for letter in others}
+                for letter, n in self.others(contig, start, min(start + _BLOCK, length)).items():
+                    total[letter] = total.get(letter, 0) + n
+        return dict(sorted(total.items()))
+
+    def others(self, contig: str, start: int, end: int) -> dict[str, int]:
+        """How often each letter but A, C, G and T occurs in ``[start, end)`` of a contig, upper-cased."""
+        seen = np.bincount(self._bases(contig, start, end), minlength=256)
+        letters = (letter for letter in string.ascii_uppercase if letter not in "ACGT")
+        both = {letter: int(seen[ord(letter)] + seen[ord(letter.lower())]) for letter in letters}
         return {letter: n for letter, n in both.items() if n}
 
     def validate(self) -> None:
