@@ -17,11 +17,12 @@ import pandas as pd
 from genostore.errors import ConflictError, WriteError
 from ingest.simulate import files, signals
 from ingest.simulate.catalogue import catalogue_text
+from ingest.simulate.command import simulate_command
 from ingest.simulate.settings import MRNA_FEATURES, Effects, Motif, Settings
 from ingest.simulate.truth import summary, table
 from ingest.simulate.world import World, draw_world
 
-__all__ = ["Effects", "Motif", "Settings", "World", "draw_world", "simulate"]
+__all__ = ["Effects", "Motif", "Settings", "World", "draw_world", "simulate", "simulate_command"]
 
 
 def simulate(
@@ -101,9 +102,7 @@ def simulate(
 
 def _prepare(directory: Path, catalogue: Path, overwrite: bool) -> None:
     if directory.exists() and not directory.is_dir():
-        raise ConflictError(
-            f"{directory} is a file; a simulation is written to a directory. Name another one."
-        )
+        raise ConflictError(f"{directory} is a file; a simulation is written to a directory. Name another one.")
     if directory.is_dir() and any(directory.iterdir()) and not overwrite:
         raise ConflictError(
             f"{directory} is not empty. Name a new directory, or ask to overwrite the simulation in it."

@@ -33,9 +33,7 @@ def catalogue_text(world: World) -> str:
             lines.append(f"  - {{{entry}}}")
     for strand, label in (("+", "plus"), ("-", "minus")):
         entry = f'cell_type: {first}, assay: RNA, strand: "{strand}", source: tracks/{first}.RNA.{label}.bw'
-        lines.append(
-            f'  - {{{entry}, unit: reads, description: "follows from expression; no input for a model"}}'
-        )
+        lines.append(f'  - {{{entry}, unit: reads, description: "follows from expression; no input for a model"}}')
     lines.append("contacts:")
     lines += [
         f"  - {{cell_type: {cell}, assay: hic, source: contacts/{cell}.mcool, bin_size: {bin_size}, "

@@ -11,20 +11,12 @@ from ingest.simulate.settings import MIN_GENES
 
 @click.command("simulate")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option(
-    "--genes", type=click.IntRange(MIN_GENES), default=300, show_default=True, help="How many genes."
-)
-@click.option(
-    "--cell-types", type=click.IntRange(1, 26), default=2, show_default=True, help="How many cell types."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal files."
-)
+@click.option("--genes", type=click.IntRange(MIN_GENES), default=300, show_default=True, help="How many genes.")
+@click.option("--cell-types", type=click.IntRange(1, 26), default=2, show_default=True, help="How many cell types.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal files.")
 @click.option("--shift", is_flag=True, help="Break the background's correlation on held-out contigs.")
 @click.option("--overwrite", is_flag=True, help="Write over an earlier simulation in DIRECTORY.")
-def simulate_command(
-    directory: Path, genes: int, cell_types: int, seed: int, shift: bool, overwrite: bool
-) -> None:
+def simulate_command(directory: Path, genes: int, cell_types: int, seed: int, shift: bool, overwrite: bool) -> None:
     """Write simulated data in real formats to DIRECTORY, with a catalogue that ingests them and the truth."""
     from ingest.simulate import simulate
 

@@ -92,9 +92,7 @@ def _write_cool(path: Path, contigs: dict[str, int], pixels: pd.DataFrame, base:
     bins = bin_table(contigs, bin_size)
     if bin_size != base:
         pixels = coarsen(pixels, bin_table(contigs, base), bins, bin_size)
-    cooler.create_cooler(
-        str(path), bins, pixels, dtypes={"count": np.int32}, ordered=True, assembly="simulated"
-    )
+    cooler.create_cooler(str(path), bins, pixels, dtypes={"count": np.int32}, ordered=True, assembly="simulated")
     weight, _ = cooler.balance_cooler(cooler.Cooler(str(path)), cis_only=True, store=True)
     vc = _vanilla_coverage(bins, pixels)
     vc[np.isnan(weight)] = np.nan
@@ -134,9 +132,7 @@ def write_gtf(path: Path, genome: SimulatedGenome) -> None:
     for gene, transcript in zip(genome.genes.to_dict("records"), genome.transcripts, strict=True):
         rows.append((gene["contig"], gene["start"], _gene_lines(gene, _parts(gene["strand"], transcript))))
     for gene in genome.noncoding.to_dict("records"):
-        rows.append(
-            (gene["contig"], gene["start"], _gene_lines(gene, [("exon", gene["start"], gene["end"], 1)]))
-        )
+        rows.append((gene["contig"], gene["start"], _gene_lines(gene, [("exon", gene["start"], gene["end"], 1)])))
     order = list(genome.contigs)
     rows.sort(key=lambda row: (order.index(row[0]), row[1]))
     header = "##description: simulated gene models\n##provider: genostore simulate\n##format: gtf\n"

@@ -102,15 +102,11 @@ def _layout(settings: Settings) -> tuple[dict[str, int], dict[str, np.ndarray], 
         length = int(starts[-1]) + settings.gene_spacing + int(rng.integers(1, 5_000)) + TELOMERE
         inset = (GAP_SLOT - GAP_N) // 2
         contigs[name], slots[name] = length, starts
-        gaps[name] = np.array(
-            [(0, TELOMERE), (middle + inset, middle + inset + GAP_N), (length - TELOMERE, length)]
-        )
+        gaps[name] = np.array([(0, TELOMERE), (middle + inset, middle + inset + GAP_N), (length - TELOMERE, length)])
     return contigs, slots, gaps
 
 
-def _neighbourhoods(
-    settings: Settings, contigs: dict[str, int], slots: dict[str, np.ndarray]
-) -> pd.DataFrame:
+def _neighbourhoods(settings: Settings, contigs: dict[str, int], slots: dict[str, np.ndarray]) -> pd.DataFrame:
     rows = []
     for name, length in contigs.items():
         edges = list(slots[name][:: settings.genes_a_neighbourhood])
@@ -131,9 +127,7 @@ def _containing(intervals: pd.DataFrame, genes: pd.DataFrame) -> np.ndarray:
     return found
 
 
-def _genes(
-    settings: Settings, slots: dict[str, np.ndarray]
-) -> tuple[pd.DataFrame, list[Transcript], pd.DataFrame]:
+def _genes(settings: Settings, slots: dict[str, np.ndarray]) -> tuple[pd.DataFrame, list[Transcript], pd.DataFrame]:
     rows, transcripts, noncoding = [], [], []
     number = 0
     for name, starts in slots.items():
@@ -148,9 +142,7 @@ def _genes(
             transcript = _place(lengths, start, strand)
             tss = start if strand == "+" else start + total - 1
             identity = f"SIMG{number:011d}", f"SIM{number}"
-            rows.append(
-                (*identity, name, start, start + total, tss, strand, "protein_coding", split_of(name))
-            )
+            rows.append((*identity, name, start, start + total, tss, strand, "protein_coding", split_of(name)))
             transcripts.append(transcript)
             if rng.random() < 0.15:  # an lncRNA in what is left of the slot
                 size = int(rng.integers(400, 3_000))
@@ -225,9 +217,7 @@ def merge(intervals: np.ndarray) -> np.ndarray:
     ordered = intervals[np.argsort(intervals[:, 0], kind="stable")]
     reach = np.maximum.accumulate(ordered[:, 1])
     first = np.concatenate([[True], ordered[1:, 0] > reach[:-1]])
-    return np.stack(
-        [ordered[first, 0], reach[np.append(np.flatnonzero(first)[1:] - 1, len(reach) - 1)]], axis=1
-    )
+    return np.stack([ordered[first, 0], reach[np.append(np.flatnonzero(first)[1:] - 1, len(reach) - 1)]], axis=1)
 
 
 def _sequence(settings: Settings, name: str, length: int, gaps: np.ndarray, tss: np.ndarray) -> np.ndarray:
@@ -271,15 +261,11 @@ def _plant_motifs(
             start = gene.tss + offset if gene.strand == "+" else gene.tss - offset - len(bases) + 1
             window = sequence[gene.contig][start : start + len(bases)]
             window[:] = (window & SOFT) | (bases if forward else 3 - bases[::-1])
-            sites.append(
-                (row, motifs[motif].name, gene.contig, start, start + len(bases), "+" if forward else "-")
-            )
+            sites.append((row, motifs[motif].name, gene.contig, start, start + len(bases), "+" if forward else "-"))
     return pd.DataFrame(sites, columns=["gene", "motif", "contig", "start", "end", "strand"]), counts
 
 
-def _features(
-    transcripts: list[Transcript], genes: pd.DataFrame, sequence: dict[str, np.ndarray]
-) -> pd.DataFrame:
+def _features(transcripts: list[Transcript], genes: pd.DataFrame, sequence: dict[str, np.ndarray]) -> pd.DataFrame:
     """The eight features, measured on the gene models and the sequence as they are written."""
 
     def length(intervals: list[tuple[int, int]]) -> int:

@@ -80,9 +80,7 @@ class Effects:
     intercept: float = 0.45
     element: float = 0.28
     reach: float = 2_000.0
-    features: dict[str, float] = field(
-        default_factory=lambda: {"UTR3LEN_log10zscore": -0.08, "ORFEXONDENSITY": 0.03}
-    )
+    features: dict[str, float] = field(default_factory=lambda: {"UTR3LEN_log10zscore": -0.08, "ORFEXONDENSITY": 0.03})
     activity: float = 0.30
     state: float = 0.0
     noise: float = 0.18
@@ -138,9 +136,7 @@ class Settings:
         if self.seed < 0:
             raise QueryError(f"a simulation with seed {self.seed}: seeds are whole numbers from 0")
         if not 0.5 <= self.agreement <= 1:
-            raise QueryError(
-                f"agreement is {self.agreement}: expected a share between 0.5 (none) and 1 (always)"
-            )
+            raise QueryError(f"agreement is {self.agreement}: expected a share between 0.5 (none) and 1 (always)")
 
     @property
     def cell_type_names(self) -> list[str]:

@@ -175,10 +175,7 @@ def _trans(world: World, cell_type: int, bins: pd.DataFrame, count: int) -> pd.D
     pair = np.sort(rng.integers(0, len(bins), (count, 2)), axis=1)
     contig = pd.factorize(bins.chrom)[0]
     seen = np.concatenate(
-        [
-            _visibility(world, cell_type, name, int((bins.chrom == name).sum())) > 0
-            for name in world.genome.contigs
-        ]
+        [_visibility(world, cell_type, name, int((bins.chrom == name).sum())) > 0 for name in world.genome.contigs]
     )
     pair = pair[(contig[pair[:, 0]] != contig[pair[:, 1]]) & seen[pair].all(axis=1)]
     unique, counts = np.unique(pair, axis=0, return_counts=True)

@@ -73,9 +73,7 @@ def draw_world(settings: Settings) -> World:
     contributions = _contributions(settings, genome, elements, element_activity, activity, state)
     expression = np.maximum(sum(contributions.values()), 0.0)
     measured = settings.stream("measured").random(expression.shape) < MEASURED
-    return World(
-        settings, genome, elements, element_activity, activity, state, contributions, expression, measured
-    )
+    return World(settings, genome, elements, element_activity, activity, state, contributions, expression, measured)
 
 
 def _elements(settings: Settings, genome: SimulatedGenome) -> tuple[pd.DataFrame, np.ndarray]:
@@ -154,9 +152,7 @@ def _contributions(
     shape = (len(genes), settings.cell_types)
     where = genes.neighbourhood.to_numpy()
     stability = sum(genome.features[name].to_numpy() * size for name, size in effects.features.items())
-    noise = np.stack(
-        [settings.stream("noise", cell).normal(size=shape[0]) for cell in settings.cell_type_names]
-    )
+    noise = np.stack([settings.stream("noise", cell).normal(size=shape[0]) for cell in settings.cell_type_names])
     return {
         "intercept": np.full(shape, effects.intercept),
         "elements": effects.element * element_input(genome, elements, element_activity, effects.reach),
@@ -168,9 +164,7 @@ def _contributions(
     }
 
 
-def element_input(
-    genome: SimulatedGenome, elements: pd.DataFrame, activity: np.ndarray, reach: float
-) -> np.ndarray:
+def element_input(genome: SimulatedGenome, elements: pd.DataFrame, activity: np.ndarray, reach: float) -> np.ndarray:
     """The element activity that arrives at every TSS: the sum over its contig of a exp(-d / reach).
 
     Returns
