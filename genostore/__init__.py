@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
 
 from genostore.batch import Batch
 from genostore.contacts import Contacts
 from genostore.genome import Contig, Genome, Region
 from genostore.sequence import decode
-from genostore.store import Store, open  # noqa: A004 - genostore.open reads as it should
-
-if TYPE_CHECKING:
-    from genostore.loader import Loader
-    from genostore.windows import Windows
+from genostore.store import Store, open
 
 __version__ = version("genostore")
 __all__ = ["Batch", "Contacts", "Contig", "Genome", "Region", "Store", "decode", "open"]

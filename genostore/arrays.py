@@ -86,9 +86,7 @@ class Spans:
     column: NDArray[np.int64]
 
     @classmethod
-    def clipped(
-        cls, start: NDArray[np.int64], width: int, low: NDArray[np.int64], high: NDArray[np.int64]
-    ) -> Spans:
+    def clipped(cls, start: NDArray[np.int64], width: int, low: NDArray[np.int64], high: NDArray[np.int64]) -> Spans:
         """Cut windows ``[start, start + width)`` to ``[low, high)``; rows that keep nothing are left out."""
         first, last = np.maximum(start, low), np.minimum(start + width, high)
         row = np.flatnonzero(first < last)
@@ -122,9 +120,7 @@ class Array:
         try:
             metadata = json.loads(raw)
         except ValueError as error:
-            raise CorruptionError(
-                f"the metadata of array {path} of {storage.root} are damaged: {error}"
-            ) from error
+            raise CorruptionError(f"the metadata of array {path} of {storage.root} are damaged: {error}") from error
         self.schema = ArraySchema.from_json(metadata, f"{storage.root}/{path}")
         self.attributes: Mapping[str, Any] = metadata["attributes"].get(KEY, {})
         shards = self.attributes.get("shards")
@@ -206,9 +202,7 @@ class Array:
 
     def _blocks(self, where: Sequence[slice]) -> NDArray[np.int64]:
         """Number the non-empty shards that a block touches."""
-        axes = [
-            np.arange(s.start // b, -(-s.stop // b)) for s, b in zip(where, self.schema.block, strict=True)
-        ]
+        axes = [np.arange(s.start // b, -(-s.stop // b)) for s, b in zip(where, self.schema.block, strict=True)]
         blocks = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), self.schema.grid).ravel()
         return blocks[self._present[blocks]]
 

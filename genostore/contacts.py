@@ -145,12 +145,10 @@ class ContactMap:
         where = self.genome.region(region)
         first, last = where.start // self.bin_size, -(-where.end // self.bin_size)
         low = self.first_bin(where.contig)
-        out = np.full((last - first, min(last - first, self.n_offsets)), np.nan)
-        band = self.band.empty(out.shape)
-        with Reads() as reads:
-            reads.block(self.band, (slice(low + first, low + last), slice(0, out.shape[1])), band)
-        values = unfold(band)
-        values = balance(values, self.biases(weight), low + first, low + first)
+        reach = min(last - first, self.n_offsets)
+        band = self.band.read(slice(low + first, low + last), slice(0, reach))
+        biases = self.biases(weight)
+        values = balance(unfold(band), None if biases is None else biases[low + first : low + last])
         starts = np.arange(first, last) * self.bin_size
         return self._array(values, ("bin1", "bin2"), {"bin1": starts, "bin2": starts}, where.contig, weight)
 
@@ -215,9 +213,7 @@ class ContactMap:
         """
         blocks: list[tuple[NDArray[Any], int, int, int, int]] = []
         with Reads() as reads:
-            for offset, at, start in zip(
-                contig_offset.tolist(), position.tolist(), first.tolist(), strict=True
-            ):
+            for offset, at, start in zip(contig_offset.tolist(), position.tolist(), first.tolist(), strict=True):
                 contig = contigs[offset]
                 view, low = at // self.bin_size, self.first_bin(contig)
                 a, b = max(start, 0, view - self.n_offsets + 1), min(start + n, contig.n_bins(self.bin_size))
@@ -250,7 +246,7 @@ class ContactMap:
         bands = np.full((len(first), n, reach), np.nan)
         blocks: list[tuple[int, int, int, NDArray[Any]]] = []
         with Reads() as reads:
-            for row, (offset, start) in enumerate(zip(contig_offset.tolist(), first.tolist(), strict=True)):
+            for offset, start in zip(contig_offset.tolist(), first.tolist(), strict=True):
                 contig = contigs[offset]
                 a, b = max(start, 0), min(start + n, contig.n_bins(self.bin_size))
                 low = self.first_bin(contig)
@@ -259,15 +255,14 @@ class ContactMap:
                 blocks.append((a - start, b - start, low + start, block))
         out = np.empty((len(first), n, n))
         biases = self.biases(weight)
-        for row, (a, b, low, block) in enumerate(blocks):
-            bands[row, a:b] = block
-            out[row] = unfold(bands[row])
-            out[row, :, b:] = out[row, b:, :] = np.nan
-            padded = None
+        for band, matrix, (a, b, low, block) in zip(bands, out, blocks, strict=True):
+            band[a:b] = block
+            matrix[...] = unfold(band)
+            matrix[:, b:] = matrix[b:, :] = np.nan  # off the contig
             if biases is not None:
-                padded = np.full(n, np.nan)
-                padded[a:b] = biases[low + a : low + b]
-            out[row] = balance(out[row], padded, 0, 0)
+                here = np.full(n, np.nan)
+                here[a:b] = biases[low + a : low + b]
+                matrix[...] = balance(matrix, here)
         return out
 
     def _array(
@@ -294,9 +289,6 @@ def unfold(band: NDArray[Any]) -> Floats:
     return out
 
 
-def balance(values: Floats, biases: Floats | None, row: int, column: int) -> Floats:
-    """Multiply raw counts by the biases of their bins, from numbers ``row`` and ``column`` on."""
-    if biases is None:
-        return values
-    n, m = values.shape
-    return values * biases[row : row + n, None] * biases[None, column : column + m]
+def balance(values: Floats, biases: Floats | None) -> Floats:
+    """Multiply an ``(n, n)`` matrix of raw counts by the ``(n,)`` biases of its bins."""
+    return values if biases is None else values * biases[:, None] * biases[None, :]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,16 +22,10 @@ _ADVICE = {
     errno.EDQUOT: "the disk quota is used up; free some space and run again, what is done is kept",
     errno.EROFS: "the file system is read-only; choose another place for the store",
     errno.EACCES: "no permission to write there; check the folder's owner and mode",
+    errno.EFBIG: "the file would pass the limit on the size of files (ulimit -f); raise it and run again",
     errno.EPERM: "no permission to write there; check the folder's owner and mode",
 }
-# TensorStore reports the same faults as text.
-_TEXTS = {
-    "No space left": errno.ENOSPC,
-    "quota exceeded": errno.EDQUOT,
-    "Read-only file system": errno.EROFS,
-    "PERMISSION_DENIED": errno.EACCES,
-    "Permission denied": errno.EACCES,
-}
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # TensorStore reports the same faults as text
 
 
 @contextlib.contextmanager
@@ -45,8 +40,9 @@ def writing(where: str | os.PathLike[str]) -> Iterator[None]:
             raise
         raise WriteError(error.errno, f"cannot write {os.fspath(where)}: {_ADVICE[error.errno]}") from error
     except ValueError as error:
-        code = next((c for text, c in _TEXTS.items() if text in str(error)), None)
-        if code is None:
+        found = _OS_ERROR.search(str(error))
+        code = int(found[1]) if found else 0
+        if code not in _ADVICE:
             raise
         raise WriteError(code, f"cannot write {os.fspath(where)}: {_ADVICE[code]}") from error
 
@@ -112,9 +108,7 @@ def lock(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     try:
         held.acquire(timeout=wait, poll_interval=0.02)
     except Timeout:
-        raise ConflictError(
-            f"another process is writing {what}; wait until it has finished, then run again"
-        ) from None
+        raise ConflictError(f"another process is writing {what}; wait until it has finished, then run again") from None
     try:
         yield
     finally:

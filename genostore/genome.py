@@ -97,9 +97,7 @@ class Genome:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {c.name: c for c in self.contigs})
         if len(self._by_name) != len(self.contigs):
-            raise FormatError(
-                f"assembly {self.name!r} names a contig twice: {[c.name for c in self.contigs]}"
-            )
+            raise FormatError(f"assembly {self.name!r} names a contig twice: {[c.name for c in self.contigs]}")
 
     @classmethod
     def build(cls, name: str, lengths: Mapping[str, int], alignment: int) -> Genome:
@@ -148,8 +146,7 @@ class Genome:
             return found[0]
         if found:
             raise NotFoundError(
-                f"contig {name!r} could be any of {[c.name for c in found]} of assembly {self.name}; "
-                "write one of these"
+                f"contig {name!r} could be any of {[c.name for c in found]} of assembly {self.name}; write one of these"
             )
         raise NotFoundError(f"assembly {self.name} has no contig {name!r}; {nearest(name, self._by_name)}")
 

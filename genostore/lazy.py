@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 32 * 2**20  # of one Dask block of windows
 
 
+def bounds(key: int | slice, n: int) -> tuple[int, int, int | slice]:
+    """Give the span that an index or slice touches of an axis, and the index to apply to that span."""
+    if not isinstance(key, slice):
+        return int(key), int(key) + 1, 0
+    taken = range(n)[key]
+    if not taken:
+        return 0, 0, slice(0, 0)
+    low, high = min(taken[0], taken[-1]), max(taken[0], taken[-1]) + 1
+    return low, high, slice(None, None, taken.step)
+
+
 class Stretch:
     """A stretch of a track, in the form that Dask makes an array of."""
 
@@ -30,9 +41,10 @@ class Stretch:
         self.array, self.start = array, start
         self.shape, self.dtype = (stop - start,), array.dtype
 
-    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
-        start, stop, _ = key[0].indices(self.shape[0])
-        return self.array.read(slice(self.start + start, self.start + stop))
+    def __getitem__(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
+        start, stop, take = bounds(key[0], self.shape[0])
+        values: NDArray[Any] = self.array.read(slice(self.start + start, self.start + stop))[take]
+        return values
 
 
 def signal(store: Store, region: Region, cell_types: Sequence[str], assays: Sequence[str]) -> xr.DataArray:
@@ -46,9 +58,7 @@ def signal(store: Store, region: Region, cell_types: Sequence[str], assays: Sequ
             if node in store.entries:
                 array = store.array(node)
                 # One task a shard: an inner chunk costs less to decode than a task costs to schedule.
-                line = da.from_array(
-                    Stretch(array, start, stop), chunks=array.schema.block, name=False, meta=_META
-                )
+                line = da.from_array(Stretch(array, start, stop), chunks=array.schema.block, name=False, meta=_META)
             else:
                 line = da.full(stop - start, np.nan, dtype=np.float32)
             lines.append(line)
@@ -80,8 +90,8 @@ class Grid:
         self.windows, self.part, self.shape, self.dtype = windows, part, shape, np.dtype(dtype)
         self.ndim = len(shape)
 
-    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
-        start, stop, _ = key[0].indices(self.shape[0])
+    def __getitem__(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
+        start, stop, take = bounds(key[0], self.shape[0])
         cells = 1 if self.part == "sequence" else self.shape[1]
         row = np.repeat(np.arange(start, stop), cells)
         cell = np.tile(np.arange(cells), stop - start)
@@ -89,15 +99,14 @@ class Grid:
         values: NDArray[Any] = getattr(batch, self.part)
         if self.part == "signal":
             values = values.transpose(0, 2, 1)
-        # Dask slices only along genes, but may ask for part of the other axes.
-        return values.reshape(stop - start, *self.shape[1:])[(slice(None), *key[1:])]
+        return values.reshape(stop - start, *self.shape[1:])[(take, *key[1:])]
 
     def dask(self) -> da.Array:
         """Cut it into blocks of many genes."""
         per_gene = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         genes = max(1, min(self.shape[0], BLOCK_BYTES // max(per_gene, 1)))
         meta = np.empty((0,) * self.ndim, dtype=self.dtype)
-        return da.from_array(self, chunks=(genes, *self.shape[1:]), name=False, meta=meta)
+        return da.from_array(self, chunks=(genes, *self.shape[1:]), name=False, fancy=False, meta=meta)
 
 
 def windows_dataset(windows: Windows) -> xr.Dataset:
@@ -139,8 +148,7 @@ def windows_dataset(windows: Windows) -> xr.Dataset:
     if chosen.target is not None:
         assert query.expression is not None
         transforms = {
-            windows.store.entries[f"expression/{query.expression}/{c}"].get("transform")
-            for c in chosen.cell_types
+            windows.store.entries[f"expression/{query.expression}/{c}"].get("transform") for c in chosen.cell_types
         }
         attributes = {
             "assay": query.expression,
@@ -148,7 +156,7 @@ def windows_dataset(windows: Windows) -> xr.Dataset:
         }
         assert transforms <= set(TRANSFORMS)
         data["target"] = ((dim, "cell_type"), chosen.target, attributes)
-    attributes = {
+    attributes: dict[str, Any] = {
         "assembly": windows.store.genome.name,
         "width": query.width,
         "resolution": query.resolution,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from genostore.store import Store
 
 Ints = NDArray[np.int64]
-TRANSFORMS = {
+TRANSFORMS: dict[str | None, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     None: lambda x: x,
     "none": lambda x: x,
     "log10p1": lambda x: np.log10(1.0 + x),
@@ -100,15 +100,11 @@ class Query:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise QueryError(
-                    f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, allowed))}"
-                )
+                raise QueryError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, allowed))}")
         if self.width < 1:
             raise QueryError(f"width is {self.width}; a window is at least 1 base wide")
         if self.resolution < 1 or self.width % self.resolution:
-            raise QueryError(
-                f"resolution is {self.resolution}, which does not divide the width of {self.width}"
-            )
+            raise QueryError(f"resolution is {self.resolution}, which does not divide the width of {self.width}")
         if self.jitter < 0:
             raise QueryError(f"jitter is {self.jitter}; it is a number of bases, 0 or more")
         if self.genes is not None and self.regions is not None:
@@ -116,9 +112,7 @@ class Query:
         if self.regions is not None:
             for name in ("split", "fold", "expression", "features"):
                 if getattr(self, name) is not None:
-                    raise QueryError(
-                        f"{name} belongs to genes, and these windows are about regions; leave it out"
-                    )
+                    raise QueryError(f"{name} belongs to genes, and these windows are about regions; leave it out")
         if isinstance(self.contacts, str):
             object.__setattr__(self, "contacts", Contacts(self.contacts))
 
@@ -133,6 +127,8 @@ class Selection:
         ``"gene"`` or ``"region"``.
     rows
         The selected genes or regions, one row each.
+    store_row
+        ``(n,)`` their rows in the store's table of genes (in the regions given).
     anchor
         ``(n,)`` the TSS or middle, on its contig.
     contig_offset, contig_length
@@ -155,6 +151,7 @@ class Selection:
 
     dim: str
     rows: pd.DataFrame
+    store_row: Ints
     anchor: Ints
     contig_offset: Ints
     contig_length: Ints
@@ -218,6 +215,7 @@ def select(store: Store, query: Query) -> Selection:
     return Selection(
         dim=dim,
         rows=rows,
+        store_row=picked,
         anchor=anchor,
         contig_offset=offset,
         contig_length=length,
@@ -271,9 +269,7 @@ def _contacts(store: Store, contacts: Contacts, cell_types: Sequence[str]) -> Co
         found.biases(contacts.weight)
         sizes.add(found.bin_size)
     if len(sizes) > 1:
-        raise QueryError(
-            f"the cell types' contacts {contacts.assay!r} have bin sizes {sorted(sizes)}; name one"
-        )
+        raise QueryError(f"the cell types' contacts {contacts.assay!r} have bin sizes {sorted(sizes)}; name one")
     return replace(contacts, bin_size=sizes.pop()) if sizes else contacts
 
 
@@ -308,9 +304,7 @@ def _gene(table: pd.DataFrame, name: str) -> int:
             return rows[0]
         if rows:
             ids = ", ".join(table["id"].iloc[rows])
-            raise QueryError(
-                f"gene name {name!r} is that of {len(rows)} genes; give the id of one of them: {ids}"
-            )
+            raise QueryError(f"gene name {name!r} is that of {len(rows)} genes; give the id of one of them: {ids}")
     known = [*table.attrs["lookup_id"], *table.attrs["lookup_name"]]
     raise NotFoundError(f"there is no gene {name!r}; {nearest(name, known, limit=3)}")
 
@@ -385,9 +379,7 @@ def _targets(store: Store, assay: str, cell_types: Sequence[str]) -> NDArray[np.
     if absent:
         table = store.expression
         known = [f"{a}/{c}" for a, c in zip(table["assay"], table["cell_type"], strict=True)]
-        raise NotFoundError(
-            f"there is no expression {assay}/{absent[0]}; {nearest(f'{assay}/{absent[0]}', known)}"
-        )
+        raise NotFoundError(f"there is no expression {assay}/{absent[0]}; {nearest(f'{assay}/{absent[0]}', known)}")
     columns = []
     for node in nodes.values():
         transform = TRANSFORMS[store.entries[node].get("transform")]
@@ -412,9 +404,7 @@ def _features(store: Store, names: Sequence[str], cell_types: Sequence[str]) -> 
     out = np.empty((len(store.genes), len(cell_types), len(names)), dtype=np.float32)
     for f, name in enumerate(names):
         for c, cell_type in enumerate(cell_types):
-            node = next(
-                (n for n in (f"features/{cell_type}/{name}", f"features/{name}") if n in store.entries), None
-            )
+            node = next((n for n in (f"features/{cell_type}/{name}", f"features/{name}") if n in store.entries), None)
             if node is None:
                 raise NotFoundError(f"gene feature {name!r} is not there for cell type {cell_type}")
             out[:, c, f] = read_column(store.storage, node)

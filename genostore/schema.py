@@ -180,8 +180,7 @@ class ArraySchema:
         """Extent of stored object number ``block`` (C order), clipped to the shape."""
         where = np.unravel_index(block, self.grid)
         return tuple(
-            slice(int(i) * b, min((int(i) + 1) * b, n))
-            for i, b, n in zip(where, self.block, self.shape, strict=True)
+            slice(int(i) * b, min((int(i) + 1) * b, n)) for i, b, n in zip(where, self.block, self.shape, strict=True)
         )
 
     def key(self, block: int) -> str:

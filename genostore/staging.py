@@ -9,13 +9,14 @@ writes the attributes and renames the node into its place.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import tensorstore as ts
@@ -52,9 +53,7 @@ def create(path: str | Path, genome: Genome) -> Storage:
             and not storage.path("zarr.json").exists()
             and any(p.name != PRIVATE for p in folder.iterdir())
         ):
-            raise ConflictError(
-                f"{folder} is a folder with other things in it; name a new folder for the store"
-            )
+            raise ConflictError(f"{folder} is a folder with other things in it; name a new folder for the store")
         storage.path(f"{PRIVATE}/locks").mkdir(parents=True, exist_ok=True)
         with lock(storage.path(f"{PRIVATE}/locks/root.lock"), f"the root of {folder}", wait=60):
             raw = storage.read("zarr.json")
@@ -274,9 +273,7 @@ class Staging:
         node_attributes = {**attributes, "generation": generation}
         target = self.storage.path(self.node)
         if target.exists() and not overwrite:
-            raise ConflictError(
-                f"{self.node} is already in {self.storage.root}; use --overwrite to replace it"
-            )
+            raise ConflictError(f"{self.node} is already in {self.storage.root}; use --overwrite to replace it")
         with writing(self.storage.root):
             for name, schema in self.arrays.items():
                 own = {**(array_attributes or {}).get(name, {}), **self._gather(name)}
@@ -284,9 +281,7 @@ class Staging:
                     own = node_attributes = {**node_attributes, **own}
                 write_file(self._array_folder(name) / "zarr.json", dumps(schema.to_json(own)))
             if "" not in self.arrays:
-                for group in {p.parent for p in map(self._array_folder, self.arrays)} - {
-                    self._array_folder("")
-                }:
+                for group in {p.parent for p in map(self._array_folder, self.arrays)} - {self._array_folder("")}:
                     write_file(group / "zarr.json", dumps(group_metadata()))
                 write_file(self._array_folder("") / "zarr.json", dumps(group_metadata(node_attributes)))
             for leftover in self._array_folder("").rglob("*.__lock"):  # of a writer that was killed
@@ -320,9 +315,7 @@ class Staging:
         }
         parts = [_statistics(r["statistics"]) for r in records if "statistics" in r]
         if parts:
-            root = RootSchema.from_json(
-                json.loads(self.storage.read("zarr.json") or b"{}"), self.storage.root
-            )
+            root = RootSchema.from_json(json.loads(self.storage.read("zarr.json") or b"{}"), self.storage.root)
             out["statistics"] = Statistics.merge(parts).to_json(sum(c.length for c in root.contigs))
         names = list(dict.fromkeys(k for r in records for k in r["counts"]))
         if names:
@@ -340,9 +333,7 @@ class Staging:
 
 def _statistics(record: Mapping[str, Any]) -> Statistics:
     histogram = {int(k): v for k, v in record["histogram"].items()}
-    return Statistics(
-        **{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram}
-    )
+    return Statistics(**{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram})
 
 
 def retire(storage: Storage, node: str, generation: int) -> None:
@@ -365,3 +356,29 @@ def remove(storage: Storage, node: str) -> None:
         retire(storage, node, index.generation(storage, node))
         index.update(storage, {node: None})
         log(storage.path(f"{PRIVATE}/log.jsonl"), event="remove", node=node)
+
+
+def collect(storage: Storage, grace: float) -> list[str]:
+    """Delete staged work that no writer holds, and nodes retired more than ``grace`` seconds ago.
+
+    Returns
+    -------
+    list of str
+        What was deleted.
+
+    Raises
+    ------
+    ConflictError
+        If a writer is at work on a node that has staged work.
+    """
+    deleted = []
+    for folder in sorted(storage.path(f"{PRIVATE}/staging").glob("*")):
+        node = unquote(folder.name)
+        with writer_lock(storage, node):
+            remove_tree(folder)
+        deleted.append(f"staged {node}")
+    for folder in sorted(storage.path(f"{PRIVATE}/retired").glob("*")):
+        if time.time() - folder.stat().st_ctime >= grace:
+            remove_tree(folder)
+            deleted.append(f"retired {unquote(folder.name)}")
+    return deleted

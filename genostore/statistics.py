@@ -22,9 +22,7 @@ QUANTILE_RELATIVE_ERROR = 2.0**-8
 
 
 @numba.njit(cache=True, nogil=True)
-def _scan(
-    values: NDArray[np.float32], histogram: NDArray[np.int64]
-) -> tuple[int, int, float, float, float, float]:
+def _scan(values: NDArray[np.float32], histogram: NDArray[np.int64]) -> tuple[int, int, float, float, float, float]:
     bits = values.view(np.uint32)
     count, infinite, total, squares = 0, 0, 0.0, 0.0
     low, high = np.inf, -np.inf
@@ -72,9 +70,10 @@ class Statistics:
         """Gather the statistics of an array of any shape."""
         flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
         histogram = np.zeros(65_536, dtype=np.int64)
-        moments = _scan(flat, histogram)
+        finite, infinite, total, squares, low, high = _scan(flat, histogram)
         bins = np.flatnonzero(histogram)
-        return cls(*moments, histogram=dict(zip(bins.tolist(), histogram[bins].tolist(), strict=True)))
+        counts = dict(zip(bins.tolist(), histogram[bins].tolist(), strict=True))
+        return cls(finite, infinite, total, squares, low, high, counts)
 
     @classmethod
     def merge(cls, parts: Sequence[Statistics]) -> Statistics:

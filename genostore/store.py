@@ -17,7 +17,7 @@ from genostore.arrays import Array, read_column
 from genostore.contacts import ContactMap
 from genostore.errors import FormatError, NotFoundError, nearest
 from genostore.genome import Genome, RegionLike
-from genostore.schema import RootSchema
+from genostore.schema import KEY, RootSchema
 from genostore.sequence import SOFT_MASK
 from genostore.storage import Storage
 
@@ -31,7 +31,7 @@ STATISTIC_COLUMNS = ("coverage", "min", "max", "mean", "sd")
 PROVENANCE_COLUMNS = ("source", "accession", "sha256", "size")
 
 
-def open(path: str | os.PathLike[str]) -> Store:  # noqa: A001 - genostore.open reads as it should
+def open(path: str | os.PathLike[str]) -> Store:
     """Open a store (or a pack alone) for reading.
 
     Parameters
@@ -58,7 +58,12 @@ def open(path: str | os.PathLike[str]) -> Store:  # noqa: A001 - genostore.open 
         metadata = json.loads(raw)
     except ValueError as error:
         raise FormatError(f"the metadata of {storage.root} are damaged: {error}") from error
-    return Store(storage, RootSchema.from_json(metadata, storage.root))
+    root = RootSchema.from_json(metadata, storage.root)
+    if "pack" not in metadata["attributes"][KEY]:
+        return Store(storage, root)
+    from genostore.pack import Pack
+
+    return Pack(storage, root, metadata["attributes"][KEY]["pack"])
 
 
 class Store:
@@ -98,12 +103,12 @@ class Store:
         """Lengths in bases by name, in the order of the genome axis."""
         return {c.name: c.length for c in self.genome}
 
-    @cached_property
+    @property
     def cell_types(self) -> list[str]:
         """Cell types of tracks and contacts, in alphabetical order."""
         return sorted({e["cell_type"] for e in self.entries.values() if e["kind"] in ("track", "contacts")})
 
-    @cached_property
+    @property
     def assays(self) -> list[str]:
         """Names of the tracks' assays (a stranded pair gives two), in alphabetical order."""
         return sorted({node.rsplit("/", 1)[1] for node in self._kind("track")})
@@ -274,6 +279,7 @@ class Store:
 
     def windows(self, genes: Any = None, **query: Any) -> Windows:
         """Cut aligned windows about TSSs or regions; see :class:`genostore.windows.Query` for the arguments."""
-        from genostore.windows import Query, Windows
+        from genostore.query import Query
+        from genostore.windows import Windows
 
         return Windows(self, Query(genes=genes, **query))

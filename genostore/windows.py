@@ -249,14 +249,13 @@ class Windows:
         )
         if batch.contacts is not None:
             first, _ = contact_bins(self.query, chosen, row, start)
+            assert self.bin_size is not None
             batch.bin_size = self.bin_size
             batch.contact_origin = start - first * self.bin_size
         if self.query.orient == "gene":
             self._orient(batch, chosen.minus[row])
         if batch.signal is not None:
-            batch.signal = bin_signal(batch.signal, self.query.resolution, self.query.aggregate).transpose(
-                0, 2, 1
-            )
+            batch.signal = bin_signal(batch.signal, self.query.resolution, self.query.aggregate).transpose(0, 2, 1)
         if chosen.feature_values is not None:
             batch.features = chosen.feature_values[row, cell]
         if chosen.target is not None:
@@ -282,10 +281,7 @@ class Windows:
     def _swapped(self) -> list[int]:
         """For each channel, the channel of its other strand (itself where it has none)."""
         partner = {a: a[:-1] + {"+": "-", "-": "+"}.get(a[-1], a[-1]) for a in self.assays}
-        return [
-            self.assays.index(partner[a]) if partner[a] in self.assays else i
-            for i, a in enumerate(self.assays)
-        ]
+        return [self.assays.index(partner[a]) if partner[a] in self.assays else i for i, a in enumerate(self.assays)]
 
     def xarray(self) -> xr.Dataset:
         """Give all windows as a lazy dataset.

@@ -69,9 +69,7 @@ def write_columns(storage: Storage, node: str, columns: dict[str, Any], attribut
     staging = Staging(storage, node, arrays, "test")
     staging.begin()
     for name, values in columns.items():
-        staging.write_column(
-            np.asarray(values, dtype=object if arrays[name].dtype == "string" else None), name
-        )
+        staging.write_column(np.asarray(values, dtype=object if arrays[name].dtype == "string" else None), name)
     staging.publish(attributes)
 
 
@@ -88,9 +86,7 @@ def build_toy(path: Path, seed: int = 0) -> Toy:
     rng = np.random.default_rng(seed)
     genome = Genome.build("toy", CONTIGS, ALIGNMENT)
     storage = create(path, genome)
-    sequence = {
-        c: (rng.integers(0, 5, n) + 8 * (rng.random(n) < 0.2)).astype(np.uint8) for c, n in CONTIGS.items()
-    }
+    sequence = {c: (rng.integers(0, 5, n) + 8 * (rng.random(n) < 0.2)).astype(np.uint8) for c, n in CONTIGS.items()}
     write_positions(storage, genome, "sequence", sequence, 4, {"kind": "sequence"})
     tracks: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for cell in ("A", "B"):
