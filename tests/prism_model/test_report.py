@@ -1,0 +1,107 @@
+"""The report: its page, its pictures, and what it says of a run."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prism_model.figures import predicted_against_observed, training_curves
+from prism_model.page import Page
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+class Outline(HTMLParser):
+    """Checks that tags close in order, and gathers what a page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.images = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        self.images += tag == "img"
+        self.references += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def outline(path: Path) -> Outline:
+    """Parse a page."""
+    parser = Outline()
+    parser.feed(path.read_text(encoding="utf-8"))
+    assert parser.open == []
+    return parser
+
+
+def texts(figure: object) -> set[str]:
+    """Everything written on a figure."""
+    from matplotlib.text import Text
+
+    return {t.get_text() for t in figure.findobj(Text)} - {""}  # type: ignore[attr-defined]
+
+
+def test_a_page_holds_everything_and_escapes_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PIXEL)
+    page = Page("A < B")
+    page.heading("Section & more")
+    page.text("Run `a <b>` now", soft=True)
+    page.tiles([("0.5", "MSE")])
+    page.table(["name", "value"], [["x<y", "1,234.5"], [None, 3]], stressed=[1])
+    page.picture(tmp_path / "a.png", 'a "pixel"', "It is `one` pixel.")
+    page.commands(["a > b", "c"])
+    page.write(tmp_path / "page.html")
+    found = outline(tmp_path / "page.html")
+    assert found.images == 1
+    assert all(r.startswith("data:image/png;base64,") for r in found.references)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h1>A &lt; B</h1>" in text
+    assert "<p class=soft>Run <code>a &lt;b&gt;</code> now</p>" in text
+    assert '<td>x&lt;y</td><td class="number">1,234.5</td>' in text
+    assert '<tr class=stressed><td></td><td class="number">3</td></tr>' in text
+    assert "a &gt; b\nc" in text
+    assert not re.search(r"https?:", text)
+
+
+def test_training_curves_show_losses_and_both_branches() -> None:
+    step = np.arange(40)
+    training = pd.DataFrame({"step": step, "prediction": 1 / (1 + step), "total": 2 / (1 + step)})
+    validation = pd.DataFrame({"step": [10, 20], "original": [0.4, 0.3], "adjusted": [0.5, np.nan]})
+    figure = training_curves(training, validation, 20, {"mean": 0.6, "ridge": 0.45})
+    written = texts(figure)
+    assert {
+        "prediction",
+        "total",
+        "original branch",
+        "adjusted branch",
+        "mean (baseline)",
+        "checkpoint kept",
+    } <= written
+    lines = {line.get_label(): line for line in figure.axes[1].get_lines()}
+    assert lines["original branch"].get_xydata().tolist() == [[10, 0.4], [20, 0.3]]
+    assert lines["adjusted branch"].get_xydata().tolist() == [[10, 0.5]]
+    assert lines["ridge (baseline)"].get_ydata()[0] == pytest.approx(0.45)
+
+
+def test_scatters_share_a_scale_and_state_their_errors() -> None:
+    observed = np.array([0.0, 1.0, 2.0, 3.0])
+    predictions = {"original branch": observed + 0.5, "mean (baseline)": np.full(4, 1.5)}
+    figure = predicted_against_observed(observed, predictions, ["K562", "GM12878"] * 2, "log10(1 + CAGE)")
+    written = texts(figure)
+    assert "MSE 0.250\nPearson r 1.000\nn = 4" in written
+    assert "MSE 1.250\nPearson r not defined\nn = 4" in written
+    assert {"K562", "GM12878", "predicted log10(1 + CAGE)"} <= written
+    first, second = figure.axes
+    assert first.get_xlim() == first.get_ylim() == second.get_xlim()
