@@ -69,8 +69,8 @@ class Band:
         ``(rows, n_offsets)`` in the source's dtype: ``[r, d]`` is ``M[bin_start + r, bin_start + r + d]``;
         an absent pixel is 0, and so is what lies past the contig's end.
     beyond_pixels, beyond_sum
-        How many pixels of the same rows lie within the contig but ``n_offsets`` bins or more apart, and
-        their sum.
+        Of the same rows and within the contig, but ``n_offsets`` bins or more apart: how many pixels are not 0,
+        and their sum.
     """
 
     values: NDArray[Any]

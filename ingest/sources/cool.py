@@ -142,9 +142,9 @@ class CoolerSource:
                 target = (rows[near] - lo) * n_offsets + offset[near]
                 refuse_twice(self._where, target, rows[near], columns[near], _REMEDY)
                 flat[target] = counts[near]
-                far = (offset >= n_offsets) & (columns < stop)
-                beyond_pixels += int(np.count_nonzero(far))
-                beyond_sum += float(counts[far].sum(dtype=np.float64))
+                beyond = counts[(offset >= n_offsets) & (columns < stop)]
+                beyond_pixels += int(np.count_nonzero(beyond))
+                beyond_sum += float(beyond.sum(dtype=np.float64))
         return Band(values, beyond_pixels, beyond_sum)
 
     def validate(self) -> None:
@@ -258,8 +258,8 @@ class CoolerSource:
             )
         if matrix.storage_mode != "symmetric-upper":
             raise SourceError(
-                f"{where}: stores a {matrix.storage_mode} matrix; a store needs a symmetric one, stored as its upper triangle "
-                "(storage-mode symmetric-upper)"
+                f"{where}: stores a {matrix.storage_mode} matrix; a store needs a symmetric one, stored as its "
+                "upper triangle (storage-mode symmetric-upper)"
             )
         contigs = {str(name): int(length) for name, length in matrix.chromsizes.items()}
         if len(contigs) < len(matrix.chromsizes):

@@ -128,22 +128,38 @@ class HicSource:
         return dict(zip(self.contigs, map(int, np.cumsum([0, *counts])), strict=False))
 
     def _rows(self, contig: str, lo: int, hi: int, n_offsets: int) -> Band:
-        """Fetch the upper triangle of a few rows: the band as pixels, the rest as two sums."""
+        """Fetch the upper triangle of a few rows: the square on the diagonal, and what is right of it.
+
+        Only the band is fetched as pixels; the rest, which may be large, as a count and a sum.
+        """
         size, length, first = self.bin_size, self.contigs[contig], self._first_bin[contig]
-        rows = f"{contig}\t{lo * size}\t{min(hi * size, length)}"
-        right = f"{contig}\t{lo * size}\t{length}"
+        rows, right = (
+            f"{contig}\t{start * size}\t{end}" for start, end in ((lo, min(hi * size, length)), (hi, length))
+        )
+        values = np.zeros((hi - lo, n_offsets), dtype=self.dtype)
+        beyond_pixels, beyond_sum = 0, 0.0
         with _reading(self.path):
             fetch = self._handle().fetch
-            near = fetch(rows, right, count_type="float32", query_type="BED", diagonal_band_width=n_offsets)
-            table = near.to_df()
-            all_of_it = fetch(rows, right, count_type="float64", query_type="BED").describe(["nnz", "sum"])
-        bin1, bin2, counts = (table[name].to_numpy() for name in ("bin1_id", "bin2_id", "count"))
-        values = np.zeros((hi - lo, n_offsets), dtype=self.dtype)
-        places = (bin1 - first - lo) * n_offsets + bin2 - bin1
-        refuse_twice(str(self.path), places, bin1, bin2, "make the file again with juicer_tools or hictk")
-        values.reshape(-1)[places] = counts
-        beyond = float(all_of_it["sum"]) - float(counts.sum(dtype=np.float64))
-        return Band(values, int(all_of_it["nnz"]) - len(counts), beyond)
+            tables = [fetch(rows, count_type="float32", query_type="BED").to_df()]
+            if hi * size < length:
+                near = fetch(rows, right, count_type="float32", query_type="BED", diagonal_band_width=n_offsets)
+                tables.append(near.to_df())
+                all_right = fetch(rows, right, count_type="float64", query_type="BED").describe(["nnz", "sum"])
+                counts = tables[1]["count"].to_numpy()
+                beyond_pixels = int(all_right["nnz"]) - int(np.count_nonzero(counts))
+                beyond_sum = float(all_right["sum"]) - float(counts.sum(dtype=np.float64))
+        for table in tables:
+            bin1, bin2, counts = (table[name].to_numpy() for name in ("bin1_id", "bin2_id", "count"))
+            offset = bin2 - bin1
+            inside = (offset >= 0) & (offset < n_offsets)  # some writers repeat the lower triangle
+            places = ((bin1 - first - lo) * n_offsets + offset)[inside]
+            remedy = "make the file again with juicer_tools or hictk"
+            refuse_twice(str(self.path), places, bin1[inside], bin2[inside], remedy)
+            values.reshape(-1)[places] = counts[inside]
+            beyond = counts[offset >= n_offsets]
+            beyond_pixels += int(np.count_nonzero(beyond))
+            beyond_sum += float(beyond.sum(dtype=np.float64))
+        return Band(values, beyond_pixels, beyond_sum)
 
 
 class _Opener:
