@@ -141,8 +141,9 @@ class Staging:
         plan = dumps({"digest": self.digest, "arrays": arrays})
         with writing(self.storage.root):
             marker = self.folder / "plan.json"
-            if marker.exists() and marker.read_bytes() == plan:
+            if marker.exists() and marker.read_bytes() == plan and self._array_folder("").is_dir():
                 return
+            marker.unlink(missing_ok=True)  # first, so that what a killed removal leaves is never continued
             remove_tree(self.folder)
             for name, schema in self.arrays.items():
                 (self.folder / "records" / (name or "_")).mkdir(parents=True)
@@ -174,7 +175,12 @@ class Staging:
         return self._handles[name]
 
     def write(
-        self, block: int, values: NDArray[Any], name: str = "", counts: Mapping[str, float] | None = None
+        self,
+        block: int,
+        values: NDArray[Any],
+        name: str = "",
+        counts: Mapping[str, float] | None = None,
+        maxima: Mapping[str, float] | None = None,
     ) -> Pending:
         """Start writing one shard; it is encoded in the background.
 
@@ -188,6 +194,8 @@ class Staging:
             Of the array.
         counts
             Tallies that the attributes shall give as sums over all shards.
+        maxima
+            Measures of which they shall give the greatest over all shards.
         """
         schema = self.arrays[name]
         where = schema.slices(block)
@@ -197,7 +205,7 @@ class Staging:
                 f"shard {block} of {self.node}/{name} is {schema.dtype} {expected}, "
                 f"and these values are {values.dtype} {values.shape}"
             )
-        record: dict[str, Any] = {"counts": dict(counts or {})}
+        record: dict[str, Any] = {"counts": dict(counts or {}), "maxima": dict(maxima or {})}
         if schema.dims == ("position",) and values.dtype.kind == "f":
             statistics = Statistics.of(values)
             record["statistics"] = asdict(statistics) | {
@@ -228,7 +236,7 @@ class Staging:
         with writing(self.storage.root):
             array = zarr.open_array(self._array_folder(name), mode="r+")
             array[:] = values
-            write_file(self._record(name, 0), dumps({"crc32c": checksum(values), "counts": {}}))
+            write_file(self._record(name, 0), dumps({"crc32c": checksum(values), "counts": {}, "maxima": {}}))
 
     def write_column(self, values: NDArray[Any], name: str = "") -> None:
         """Write a whole column, of numbers or text."""
@@ -284,8 +292,9 @@ class Staging:
                 for group in {p.parent for p in map(self._array_folder, self.arrays)} - {self._array_folder("")}:
                     write_file(group / "zarr.json", dumps(group_metadata()))
                 write_file(self._array_folder("") / "zarr.json", dumps(group_metadata(node_attributes)))
-            for leftover in self._array_folder("").rglob("*.__lock"):  # of a writer that was killed
-                leftover.unlink()
+            for pattern in ("*.__lock", "*.part", "*.partial"):  # of a writer that was killed
+                for leftover in self._array_folder("").rglob(pattern):
+                    leftover.unlink()
             sync_tree(self._array_folder(""))
             self._make_parents()
             if target.exists():
@@ -317,9 +326,10 @@ class Staging:
         if parts:
             root = RootSchema.from_json(json.loads(self.storage.read("zarr.json") or b"{}"), self.storage.root)
             out["statistics"] = Statistics.merge(parts).to_json(sum(c.length for c in root.contigs))
-        names = list(dict.fromkeys(k for r in records for k in r["counts"]))
-        if names:
-            out["counts"] = {k: sum(r["counts"].get(k, 0) for r in records) for k in names}
+        for what, merge in (("counts", sum), ("maxima", max)):
+            names = dict.fromkeys(k for r in records for k in r[what])
+            if names:
+                out[what] = {k: merge(r[what][k] for r in records if k in r[what]) for k in names}
         return out
 
     def _make_parents(self) -> None:
