@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from genostore.arrays import Array
 from genostore.genome import Region
-from genostore.query import TRANSFORMS
 
 if TYPE_CHECKING:
     from genostore.store import Store
@@ -147,15 +146,10 @@ def windows_dataset(windows: Windows) -> xr.Dataset:
         data["features"] = ((dim, "cell_type", "feature"), chosen.feature_values)
     if chosen.target is not None:
         assert query.expression is not None
-        transforms = {
-            windows.store.entries[f"expression/{query.expression}/{c}"].get("transform") for c in chosen.cell_types
-        }
-        attributes = {
-            "assay": query.expression,
-            "transform": ", ".join(sorted(t or "none" for t in transforms)),
-        }
-        assert transforms <= set(TRANSFORMS)
-        data["target"] = ((dim, "cell_type"), chosen.target, attributes)
+        entries = (windows.store.entries[f"expression/{query.expression}/{c}"] for c in chosen.cell_types)
+        transforms = sorted({e.get("transform") or "none" for e in entries})
+        about = {"assay": query.expression, "transform": ", ".join(transforms)}
+        data["target"] = ((dim, "cell_type"), chosen.target, about)
     attributes: dict[str, Any] = {
         "assembly": windows.store.genome.name,
         "width": query.width,

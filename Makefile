@@ -1,0 +1,49 @@
+# `make demo` and `make test` set up what they need, in .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+DEMO   ?= demo
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test lint wheel clean
+.DELETE_ON_ERROR:
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# Simulate real-format files, ingest, verify, slice, train, evaluate, report.
+demo: $(READY)
+	rm -rf $(DEMO)
+	$(BIN)/genostore simulate $(DEMO)/data --genes 300 --cell-types 2 --seed 0
+	$(BIN)/genostore ingest $(DEMO)/data/catalog.yaml $(DEMO)/store.zarr --workers 2
+	$(BIN)/genostore verify $(DEMO)/store.zarr --against $(DEMO)/data/catalog.yaml
+	$(BIN)/genostore info $(DEMO)/store.zarr
+	$(BIN)/genostore slice $(DEMO)/store.zarr $(DEMO)/windows.npz --split test --assays H3K27ac,DNase --expression CAGE
+	$(BIN)/prism train $(DEMO)/store.zarr --out $(DEMO)/run
+	$(BIN)/prism evaluate $(DEMO)/run
+	$(BIN)/prism report $(DEMO)/run --out $(DEMO)/report
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Build the wheel and import it in an environment that holds nothing else.
+wheel: $(READY)
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd dist && ../$(VENV)-wheel/bin/python ../tests/wheel.py base
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[all]"
+	cd dist && ../$(VENV)-wheel/bin/python ../tests/wheel.py all
+
+clean:
+	rm -rf $(VENV) $(VENV)-wheel $(DEMO) build dist *.egg-info
