@@ -1,0 +1,260 @@
+"""The selective scan of Mamba: one interface, several backends.
+
+For every channel ``d`` with a state of size ``N`` the scan computes, along the sequence::
+
+    h[l] = exp(delta[l] * A) * h[l - 1] + delta[l] * B[l] * u[l]        h[-1] = 0
+    y[l] = sum over n of C[l, n] * h[l, n] + D * u[l]
+
+with ``delta`` after its bias and softplus, and the result gated by ``silu(z)``
+(Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv 2312.00752, algorithm 2).
+
+A backend is a function of the signature of :func:`selective_scan` without ``backend``; ``BACKENDS`` names them.
+Tensors are position-major, ``(batch, length, channel)``, as linear layers give them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from genostore.errors import NotFoundError, nearest
+
+
+class Backend(Protocol):
+    """One implementation of the scan; arguments as in :func:`selective_scan`."""
+
+    def __call__(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+        reverse: bool,
+    ) -> Tensor:
+        """Scan; all tensors have one floating dtype and one device."""
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+    backend: str = "auto",
+    *,
+    reverse: bool = False,
+) -> Tensor:
+    """Run the selective scan.
+
+    Parameters
+    ----------
+    u
+        Input, ``(batch, length, channel)``.
+    delta
+        Step sizes, ``(batch, length, channel)``, before bias and softplus.
+    A
+        State matrix, ``(channel, state)``, negative for a stable scan.
+    B, C
+        Input and output matrices of each position, ``(batch, length, state)``.
+    D
+        Skip connection, ``(channel,)``; none when omitted.
+    z
+        Gate, ``(batch, length, channel)``; the result is multiplied by ``silu(z)``.
+    delta_bias
+        Added to ``delta`` before the softplus, ``(channel,)``.
+    delta_softplus
+        Whether ``delta`` passes through a softplus.
+    backend
+        ``"auto"`` or a name of ``BACKENDS``: ``reference`` (sequential, any dtype and device), ``chunked``
+        (plain torch, parallel over chunks of the sequence), ``cpu`` (compiled, float32).
+    reverse
+        Scan from the last position to the first, without flipping a tensor.
+
+    Returns
+    -------
+    Tensor
+        ``(batch, length, channel)``, in the dtype of ``u``. Half precisions are computed in float32.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit together.
+    genostore.errors.NotFoundError
+        When the backend is unknown.
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    name = choose(u) if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise NotFoundError(f"scan backend {name!r} is unknown: {nearest(name, BACKENDS)}")
+    dtype = torch.promote_types(u.dtype, A.dtype)
+    if dtype in (torch.bfloat16, torch.float16):
+        dtype = torch.float32
+    u_, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+    D, z, delta_bias = (None if t is None else t.to(dtype) for t in (D, z, delta_bias))
+    with torch.autocast(u.device.type, enabled=False):
+        out = BACKENDS[name](u_, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    return out.to(u.dtype)
+
+
+def choose(u: Tensor) -> str:
+    """The backend that ``"auto"`` means for this input."""
+    return "cpu" if u.device.type == "cpu" and u.dtype != torch.float64 else "chunked"
+
+
+def reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> Tensor:
+    """The recurrence as it is written, one position after the other: what every other backend must equal."""
+    delta = _step_sizes(delta, delta_bias, delta_softplus)
+    state = u.new_zeros(u.shape[0], *A.shape)  # (B, D, N)
+    steps = range(u.shape[1])
+    outputs: list[Tensor] = []
+    for i in reversed(steps) if reverse else steps:
+        decay = torch.exp(delta[:, i, :, None] * A)  # (B, D, N)
+        state = decay * state + (delta[:, i] * u[:, i])[:, :, None] * B[:, i, None, :]
+        outputs.append((state * C[:, i, None, :]).sum(-1))  # (B, D)
+    if reverse:
+        outputs.reverse()
+    return _finish(torch.stack(outputs, dim=1), u, D, z)
+
+
+def chunked(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> Tensor:
+    """Scan within all chunks at once, carry the states across chunks, then add what the carried states give.
+
+    Some ``2 sqrt(length)`` steps of large tensors instead of ``length`` of small ones: for devices without a
+    compiled kernel. The states are recomputed in the backward pass, so that no layer keeps them.
+    """
+    delta = _step_sizes(delta, delta_bias, delta_softplus)
+    along = [t.flip(1) if reverse else t for t in (u, delta, B, C)]
+    if torch.is_grad_enabled():
+        y: Tensor = checkpoint(_chunked_states, A, *along, use_reentrant=False, preserve_rng_state=False)
+    else:
+        y = _chunked_states(A, *along)
+    return _finish(y.flip(1) if reverse else y, u, D, z)
+
+
+def _chunked_states(A: Tensor, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """``sum_n C h`` of the recurrence; see :func:`chunked`."""
+    length = u.shape[1]
+    size = max(1, int(length**0.5))
+    n_chunks = -(-length // size)
+    pad = n_chunks * size - length
+    # Padded steps have delta = 0: they neither decay nor feed the state.
+    u, delta, B, C = (
+        F.pad(t, (0, 0, 0, pad)).unflatten(1, (n_chunks, size)) for t in (u, delta, B, C)
+    )  # (B, K, T, D or N)
+
+    fed = delta * u
+    state = torch.zeros_like(u[:, :, 0, :, None] * A)  # (B, K, D, N)
+    local = []
+    for t in range(size):
+        decay = torch.exp(delta[:, :, t, :, None] * A)
+        state = decay * state + fed[:, :, t, :, None] * B[:, :, t, None, :]
+        local.append((state * C[:, :, t, None, :]).sum(-1))
+    y = torch.stack(local, dim=2)  # (B, K, T, D)
+
+    elapsed = delta.cumsum(2)  # a product of decays is the decay of the summed steps
+    whole = torch.exp(elapsed[:, :, -1, :, None] * A)  # (B, K, D, N)
+    carried = [torch.zeros_like(state[:, 0])]
+    for k in range(n_chunks - 1):
+        carried.append(whole[:, k] * carried[-1] + state[:, k])
+    start = torch.stack(carried, dim=1)  # (B, K, D, N): the state that enters each chunk
+    late = [(torch.exp(elapsed[:, :, t, :, None] * A) * start * C[:, :, t, None, :]).sum(-1) for t in range(size)]
+    return (y + torch.stack(late, dim=2)).flatten(1, 2)[:, :length]
+
+
+def _cpu(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> Tensor:
+    from prism_model import cpu_ops  # numba is imported when it is needed
+
+    return cpu_ops.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+
+
+def _step_sizes(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
+    if bias is not None:
+        delta = delta + bias
+    return F.softplus(delta) if softplus else delta
+
+
+def _finish(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
+    """Add the skip connection and apply the gate."""
+    if D is not None:
+        y = y + D * u
+    return y if z is None else y * F.silu(z)
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    if u.ndim != 3 or A.ndim != 2 or u.shape[1] == 0:
+        raise ValueError(
+            f"the scan takes u (batch, length > 0, channel) and A (channel, state), "
+            f"not {tuple(u.shape)} and {tuple(A.shape)}"
+        )
+    batch, length, channels = u.shape
+    state = A.shape[1]
+    wanted = {
+        "delta": (delta, (batch, length, channels)),
+        "A": (A, (channels, state)),
+        "B": (B, (batch, length, state)),
+        "C": (C, (batch, length, state)),
+        "D": (D, (channels,)),
+        "z": (z, (batch, length, channels)),
+        "delta_bias": (delta_bias, (channels,)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} of the scan has shape {tuple(tensor.shape)}; u {tuple(u.shape)} needs {shape}")
+
+
+BACKENDS: dict[str, Backend] = {"reference": reference, "chunked": chunked, "cpu": _cpu}
