@@ -442,6 +442,9 @@ class ExpressionSignal(Source):
         The sum or the mean over the window.
     flank
         The window is ``[tss - flank, tss + flank)``, in bases.
+    uncovered
+        What a base without a value counts as. ``nan``: as nothing, and a gene whose window has no value at all is
+        not measured; ``zero``: as 0, for a signal whose silence means none, as that of CAGE tags does.
     transform, unit
         As for a table.
     aliases, allow_length_mismatch
@@ -452,6 +455,7 @@ class ExpressionSignal(Source):
     cell_type: Name
     aggregate: Literal["sum", "mean"]
     flank: Annotated[int, Field(ge=1)]
+    uncovered: Literal["nan", "zero"] = "nan"
     transform: Transform = "none"
     unit: Text | None = None
     aliases: Aliases = {}

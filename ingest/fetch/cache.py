@@ -89,6 +89,38 @@ def fetch(
         raise unwritable(folder, error) from None
 
 
+def cached(
+    source: str | PathLike[str],
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    cache: str | PathLike[str] | None = None,
+) -> Path | None:
+    """Find a source that needs not be fetched: a local path, or what `fetch` left in the cache.
+
+    Parameters
+    ----------
+    source, sha256, md5, cache
+        As for `fetch`.
+
+    Returns
+    -------
+    pathlib.Path or None
+        The file; None where it would have to be fetched.
+
+    Raises
+    ------
+    SourceError
+        If it is a local path and no such file is there, or its checksum is wrong.
+    """
+    source = fspath(source)
+    check_source(source)
+    wanted = {name: digest.lower() for name, digest in (("sha256", sha256), ("md5", md5)) if digest}
+    if not scheme(source):
+        return _local(Path(source).expanduser(), wanted)
+    return _cached(Path(cache if cache is not None else cache_folder()) / _key(source, wanted), wanted)
+
+
 def _local(path: Path, wanted: dict[str, str]) -> Path:
     if not path.is_file():
         raise SourceError(f"no such file: {path}")
