@@ -1,0 +1,152 @@
+"""One node being written: begun, its shards written by whoever, published whole."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+from genostore import index
+from genostore.disk import log, remove_tree
+from genostore.errors import SourceError
+from genostore.schema import summary
+from genostore.staging import Staging
+from genostore.storage import PRIVATE, Storage
+from ingest.hashing import Stamp, stamp
+from ingest.nodes.base import Node, Values
+
+_WRITERS = 2  # threads that encode shards while the next one is decoded
+_IN_FLIGHT = 3  # shards held in memory at once beside the one being decoded
+_RUN = 16  # shards that one work item holds, so that a worker opens a source once for many
+
+
+@dataclass(frozen=True)
+class Item:
+    """Consecutive shards of one array, for one worker to write."""
+
+    node: Node
+    staging: Staging
+    name: str
+    blocks: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of values."""
+        return sum(self.node.block_size(self.name, b) for b in self.blocks)
+
+    def write(self, advance: Callable[[int], None] = lambda _: None) -> int:
+        """Write the shards: one is decoded here while those before it are encoded in other threads.
+
+        Parameters
+        ----------
+        advance
+            Called with the bytes of each shard once it is durable.
+
+        Returns
+        -------
+        int
+            Bytes of values written.
+        """
+        pending: deque[tuple[int, Future[None]]] = deque()
+
+        def settle(most: int) -> None:
+            while len(pending) > most:
+                block, future = pending.popleft()
+                future.result()
+                advance(self.node.block_size(self.name, block))
+
+        with ThreadPoolExecutor(_WRITERS, "encode") as writers:
+            for block in self.blocks:
+                values = self.node.read(self.name, block)
+                pending.append((block, writers.submit(self._store, block, values)))
+                settle(_IN_FLIGHT)
+            settle(0)
+        return self.size
+
+    def _store(self, block: int, found: Values) -> None:
+        self.staging.write(block, found.values, self.name, found.counts, found.maxima).wait()
+
+
+class Job:
+    """A node to write into a store, by one writer at a time (hold its ``writer_lock``).
+
+    Parameters
+    ----------
+    node
+        What to write.
+    storage
+        The store.
+    """
+
+    def __init__(self, node: Node, storage: Storage) -> None:
+        self.node, self.storage = node, storage
+        self._stamps: list[Stamp] = []
+        self._started = 0.0
+
+    @cached_property
+    def staging(self) -> Staging:
+        """Where it is built; staged work of another digest is never continued."""
+        return Staging(self.storage, self.node.path, self.node.arrays, self.node.digest)
+
+    def begin(self) -> list[Item]:
+        """Prepare it, write its columns, and list the shards that are still to be written as work items."""
+        self._started = time.monotonic()
+        self._stamps = [stamp(s.path) for s in self.node.sources]
+        self.staging.begin()
+        items = []
+        for name, schema in self.node.arrays.items():
+            todo = self.staging.todo(name)
+            if schema.shard is None:
+                for _ in todo:
+                    self.staging.write_column(self.node.read(name, 0).values, name)
+            else:
+                items += [Item(self.node, self.staging, name, run) for run in _runs(todo)]
+        return items
+
+    def publish(self, overwrite: bool) -> None:
+        """Put the node into its place.
+
+        Raises
+        ------
+        SourceError
+            If a source changed while it was read.
+        """
+        for source, before in zip(self.node.sources, self._stamps, strict=True):
+            if stamp(source.path) != before:
+                remove_tree(self.staging.folder)
+                raise SourceError(
+                    f"{source.path}: changed while {self.node.path} was made from it; nothing of it is kept. "
+                    "Run again once it is no longer written to"
+                )
+        attributes = {"kind": self.node.kind, "digest": self.node.digest, **self.node.attributes()}
+        self.staging.publish(attributes, self.node.array_attributes(), overwrite)
+        log(
+            self.storage.path(f"{PRIVATE}/log.jsonl"),
+            event="ingest",
+            node=self.node.path,
+            sources=[str(s.path) for s in self.node.sources],
+            seconds=round(time.monotonic() - self._started, 3),
+        )
+
+    def settle(self) -> None:
+        """Finish what a killed run of the same work may have left undone after it published the node."""
+        attributes = index.node_attributes(self.storage, self.node.path)
+        if attributes is not None and index.read(self.storage).get(self.node.path) != summary(attributes):
+            index.update(self.storage, {self.node.path: attributes})
+        if self.staging.folder.exists():
+            remove_tree(self.staging.folder)
+
+
+def _runs(blocks: list[int]) -> Iterator[tuple[int, ...]]:
+    """Cut a list of shards into runs of consecutive ones, each of at most ``_RUN``."""
+    run: list[int] = []
+    for block in blocks:
+        if run and (block != run[-1] + 1 or len(run) == _RUN):
+            yield tuple(run)
+            run = []
+        run.append(block)
+    if run:
+        yield tuple(run)
