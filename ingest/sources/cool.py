@@ -166,20 +166,10 @@ class CoolerSource:
                     f"has {len(index):,} entries and ends at {index[-1] if len(index) else 0:,} for {layout.n_bins:,} "
                     f"bins and {n_pixels:,} pixels"
                 )
-            if (np.diff(index) < 0).any():
-                raise self._corrupt(f"decreases at bin {int(np.argmax(np.diff(index) < 0))}")
-            for lo, hi in _row_groups(index, 0, layout.n_bins):
-                rows = group["pixels/bin1_id"][index[lo] : index[hi]].astype(np.int64)
-                expected = np.repeat(np.arange(lo, hi), np.diff(index[lo : hi + 1]))
-                if not np.array_equal(rows, expected):
-                    at = int(np.argmax(rows != expected))
-                    raise self._corrupt(
-                        f"puts pixel {index[lo] + at:,} in the row of bin {expected[at]}, but it is of bin {rows[at]}"
-                    )
-                columns = group["pixels/bin2_id"][index[lo] : index[hi]].astype(np.int64)
+            for rows, columns, _ in self._pixels(group, 0, layout.n_bins, counts=False):
                 if columns.size and (columns.max() >= layout.n_bins or columns.min() < 0):
                     raise self._corrupt(f"belongs to {layout.n_bins:,} bins, but a pixel is of bin {columns.max():,}")
-                refuse_twice(self._where, (rows - lo) * layout.n_bins + columns, rows, columns, _REMEDY)
+                refuse_twice(self._where, rows * layout.n_bins + columns, rows, columns, _REMEDY)
 
     @cached_property
     def _layout(self) -> _Layout:
@@ -302,20 +292,25 @@ class CoolerSource:
                 )
 
     def _pixels(
-        self, group: h5py.Group, lo: int, hi: int
+        self, group: h5py.Group, lo: int, hi: int, counts: bool = True
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]:
         """Yield (bin1, bin2, count) of the rows ``[lo, hi)``, whole rows, some millions of pixels at a time."""
         index = group["indexes/bin1_offset"][lo : hi + 1].astype(np.int64)
+        if (np.diff(index) < 0).any():
+            raise self._corrupt(f"decreases after bin {lo + int(np.argmax(np.diff(index) < 0))}")
         pixels = group["pixels"]
-        for first, last in _row_groups(index, 0, hi - lo):
+        for first, last in _row_groups(index):
             part = slice(int(index[first]), int(index[last]))
             rows = pixels["bin1_id"][part].astype(np.int64)
-            if rows.size and (rows.min() < lo + first or rows.max() >= lo + last):
+            expected = np.repeat(np.arange(lo + first, lo + last), np.diff(index[first : last + 1]))
+            if len(rows) < len(expected):
+                raise self._corrupt(f"points to pixel {part.stop:,} of {len(pixels['bin1_id']):,}")
+            if not np.array_equal(rows, expected):
+                at = int(np.argmax(rows != expected))
                 raise self._corrupt(
-                    f"puts pixels of the bins {rows.min()} to {rows.max()} in the rows of {lo + first} to "
-                    f"{lo + last - 1}"
+                    f"puts pixel {part.start + at:,} in the row of bin {expected[at]}, but it is of bin {rows[at]}"
                 )
-            yield rows, pixels["bin2_id"][part].astype(np.int64), pixels["count"][part]
+            yield rows, pixels["bin2_id"][part].astype(np.int64), pixels["count"][part] if counts else np.empty(0)
 
     def _corrupt(self, how: str) -> SourceError:
         return SourceError(
@@ -324,13 +319,14 @@ class CoolerSource:
         )
 
 
-def _row_groups(index: NDArray[np.int64], lo: int, hi: int) -> Iterator[tuple[int, int]]:
-    """Split rows ``[lo, hi)`` into runs of at most about ``_PIXELS`` pixels, at least one row each."""
-    while lo < hi:
-        last = int(np.searchsorted(index, index[lo] + _PIXELS, side="right")) - 1
-        last = min(max(last, lo + 1), hi)
-        yield lo, last
-        lo = last
+def _row_groups(index: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Split rows, of which ``index`` has the first pixels and the end, into runs of about ``_PIXELS`` pixels."""
+    first, end = 0, len(index) - 1
+    while first < end:
+        last = int(np.searchsorted(index, index[first] + _PIXELS, side="right")) - 1
+        last = min(max(last, first + 1), end)
+        yield first, last
+        first = last
 
 
 def _is_matrix(group: Any) -> bool:

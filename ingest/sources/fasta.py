@@ -180,7 +180,7 @@ class Fasta:
         record = b""
         try:
             with opened(self.path) as stream, target.open("wb") as out:
-                while block := stream.read(_BLOCK):
+                while block := stream.read1(1 << 20):  # not read(), which loses what comes before an error
                     out.write(block)
                     at = block.rfind(b">")
                     record = block[at + 1 : at + 200] if at >= 0 else record

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike, getpid
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from genostore.errors import SourceError
 
@@ -85,7 +85,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file for reading bytes, decompressing gzip and bgzip; told by content, not by name.
 
     Raises
@@ -99,7 +99,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield raw
         else:
             with gzip.GzipFile(fileobj=raw) as stream:
-                yield cast(BinaryIO, io.BufferedReader(stream, 1 << 20))
+                yield cast(io.BufferedReader, stream)
 
 
 def blocks(path: Path, size: int = BLOCK) -> Iterator[tuple[int, bytes]]:

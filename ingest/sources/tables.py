@@ -211,9 +211,8 @@ def read_gene_values(
             column[rows[found]] = table.numbers(name).to_numpy()[found]
             values[name] = column
         else:
-            text = table.frame[name]
             labels = np.full(len(genes), None, dtype=object)
-            labels[rows[found]] = text.where(~text.isin(MISSING), None).to_numpy(dtype=object)[found]
+            labels[rows[found]] = [None if t in MISSING else t for t in table.frame[name].iloc[found]]
             values[name] = pd.Series(labels, dtype=object)
     return GeneValues(values, unknown, ambiguous, len(genes) - len(found))
 
