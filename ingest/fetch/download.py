@@ -36,7 +36,7 @@ class _Patience:
     def wait(self, error: TransientError, kept: str = "") -> None:
         self.tries += 1
         if self.tries >= ATTEMPTS:
-            raise SourceError(f"{self.what}: {error}; gave up after {self.tries} attempts{kept}")
+            raise SourceError(f"{self.what}: {error}; gave up after {self.tries} attempts{kept}") from None
         time.sleep(min(error.wait or PAUSE * 2 ** (self.tries - 1), LONGEST_PAUSE))
 
 
