@@ -408,14 +408,13 @@ def side_label(ax: Axes, first: str, second: str, colour: str) -> None:
 
 def position_axis(ax: Axes, contig: str, width: int) -> None:
     """Label an axis of positions, in the unit that suits its width."""
-    unit, size, digits = unit_of(width)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value / size:,.{digits}f}")
+    unit, size = unit_of(width)
+    ax.xaxis.set_major_formatter(lambda value, _: _short(f"{value / size:,.3f}"))
     ax.set_xlabel(f"position on {contig} ({unit}; 0-based)")
 
 
 def _distance_axis(ax: Axes, tss: int, width: int) -> None:
-    unit, size, digits = unit_of(width)
-    digits = 0 if size > 1 and width > 10 * size else digits
+    unit, size = unit_of(width)
 
     def distance(x: Any) -> Any:
         return x - tss - 0.5
@@ -424,19 +423,21 @@ def _distance_axis(ax: Axes, tss: int, width: int) -> None:
         return x + tss + 0.5
 
     above = ax.secondary_xaxis("top", functions=(distance, position))
-    above.xaxis.set_major_formatter(lambda value, _: f"{value / size:+,.{digits}f}" if value else "TSS")
+    above.xaxis.set_major_formatter(lambda value, _: _short(f"{value / size:+,.3f}") if value else "TSS")
     above.set_xlabel(f"distance from the TSS ({unit})", labelpad=4)
     above.tick_params(length=2.5)
     above.spines["top"].set_visible(False)
 
 
-def unit_of(width: int) -> tuple[str, int, int]:
-    """Name, size in bases and decimals of the unit that suits an axis of ``width`` bases."""
+def unit_of(width: int) -> tuple[str, int]:
+    """Name and size in bases of the unit that suits an axis of ``width`` bases."""
     if width >= 3_000_000:
-        return "Mb", 1_000_000, 1
-    if width > 6_000:
-        return "kb", 1_000, 0 if width > 20_000 else 1
-    return "bp", 1, 0
+        return "Mb", 1_000_000
+    return ("kb", 1_000) if width > 6_000 else ("bp", 1)
+
+
+def _short(number: str) -> str:
+    return number.rstrip("0").rstrip(".")
 
 
 def _wrap(text: str, width: int) -> str:

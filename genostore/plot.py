@@ -187,7 +187,7 @@ def _contacts(
         matrix = contact_map.matrix(region, weight)
         starts = matrix["bin1"].to_numpy()
         assay = contact_map.node.split("/")[2]
-        how = f"balanced by {weight}" if weight else "raw counts"
+        how = f"balanced ({weight})" if weight else "raw counts"
         label = f"{assay} {_size(contact_map.bin_size)}, {how}"
         edges = np.append(starts, starts[-1] + contact_map.bin_size)
         views.append(ContactView(cell, label, edges, matrix.to_numpy()))

@@ -36,10 +36,9 @@ def catalogue_text(world: World) -> str:
         lines.append(f'  - {{{entry}, unit: reads, description: "follows from expression; no input for a model"}}')
     lines.append("contacts:")
     lines += [
-        f"  - {{cell_type: {cell}, assay: hic, source: contacts/{cell}.mcool, bin_size: {bin_size}, "
+        f"  - {{cell_type: {cell}, assay: hic, source: contacts/{cell}.mcool, bin_size: 5000, role: background, "
         "weights: [weight, VC], max_distance: 1_000_000}"
         for cell in cells
-        for bin_size in (5_000, 10_000)
     ]
     columns = ", ".join(f"{cell}: {cell}" for cell in cells)
     expression = f"source: expression.tsv, gene_id: gene_id, columns: {{{columns}}}"

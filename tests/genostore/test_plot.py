@@ -35,7 +35,7 @@ def test_a_window_is_read_as_it_is_stored(toy: Toy) -> None:
         np.testing.assert_array_equal(signal.values, stored["chr1"][1_000:2_000])
     minus = view.signals[-1].minus
     np.testing.assert_array_equal(minus, toy.tracks["B", "RNA-"]["chr1"][1_000:2_000])
-    assert [c.label for c in view.contacts] == [f"hic {BIN} bp, balanced by VC"] * 2
+    assert [c.label for c in view.contacts] == [f"hic {BIN} bp, balanced (VC)"] * 2
     assert view.contacts[0].edges.tolist() == list(range(1_000, 2_001, BIN))
     assert view.genes["id"].tolist() == ["G02"]
 
@@ -87,7 +87,7 @@ def test_the_picture_says_what_it_shows(toy: Toy, tmp_path: Path, width: int) ->
         found = "".join(letter for letter in letters)
         assert expected in found  # cell types A and B are letters too
     else:
-        assert {"balanced by VC", "contacts of"} <= written
+        assert {"balanced (VC)", "contacts of"} <= written
     left = {round(ax.get_position().x0, 6) for ax in figure.axes if ax.get_xlim() == figure.axes[0].get_xlim()}
     assert len(left) == 1  # all rows on one axis
 
