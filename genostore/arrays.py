@@ -1,5 +1,6 @@
-"""Reading arrays through TensorStore: checked, so that bad storage is an error and never a value.
+"""Reading arrays: checked, so that bad storage is an error and never a value.
 
+TensorStore reads everything; spans of local arrays along the genome go through :mod:`genostore.local` where they can.
 TensorStore is used here, and in :mod:`genostore.staging` to write; nowhere else.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import google_crc32c
@@ -17,6 +19,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from genostore import local
 from genostore.errors import CorruptionError, ForkError, StaleError
 from genostore.schema import KEY, ArraySchema
 from genostore.storage import Storage
@@ -84,6 +87,13 @@ class Spans:
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
     column: NDArray[np.int64]
+    _pieces: dict[int, local.Pieces] = field(default_factory=dict, repr=False, compare=False)
+
+    def pieces(self, chunk: int) -> local.Pieces:
+        """Cut the spans at multiples of ``chunk``, once for all arrays that are chunked so."""
+        if chunk not in self._pieces:
+            self._pieces[chunk] = local.Pieces.cut(self.row, self.start, self.stop, self.column, chunk)
+        return self._pieces[chunk]
 
     @classmethod
     def clipped(cls, start: NDArray[np.int64], width: int, low: NDArray[np.int64], high: NDArray[np.int64]) -> Spans:
@@ -124,11 +134,11 @@ class Array:
         self.schema = ArraySchema.from_json(metadata, f"{storage.root}/{path}")
         self.attributes: Mapping[str, Any] = metadata["attributes"].get(KEY, {})
         shards = self.attributes.get("shards")
-        self._present = np.zeros(self.schema.n_blocks, dtype=bool)
+        self.present = np.zeros(self.schema.n_blocks, dtype=bool)
         if shards is None:
-            self._present[:] = True
+            self.present[:] = True
         else:
-            self._present[shards["index"]] = True
+            self.present[shards["index"]] = True
         self._handle: ts.TensorStore | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -159,6 +169,13 @@ class Array:
             except ValueError as error:
                 self.fail(error)
         return self._handle
+
+    @cached_property
+    def shards(self) -> local.LocalShards | None:
+        """The lean path to the values, where there is one."""
+        if not local.LocalShards.supports(self.schema):
+            return None
+        return local.LocalShards(str(self.storage.path(self.path)), self.schema, self._stamp)
 
     def empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Allocate values that stand for the absence of data."""
@@ -204,7 +221,7 @@ class Array:
         """Number the non-empty shards that a block touches."""
         axes = [np.arange(s.start // b, -(-s.stop // b)) for s, b in zip(where, self.schema.block, strict=True)]
         blocks = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), self.schema.grid).ravel()
-        return blocks[self._present[blocks]]
+        return blocks[self.present[blocks]]
 
     def submit_spans(self, spans: Spans, out: NDArray[Any], batch: ts.Batch) -> Iterator[Part]:
         """Ask for spans of a one-dimensional array, as part of a batch; empty shards are left out."""
@@ -220,7 +237,7 @@ class Array:
             strict=True,
         ):
             for block in range(a, b + 1):
-                if self._present[block]:
+                if self.present[block]:
                     lo, hi = max(start, block * shard), min(stop, (block + 1) * shard)
                     into = out[row, column + lo - start : column + hi - start]
                     yield into, handle[lo:hi].read(batch=batch)
@@ -264,8 +281,10 @@ class Reads:
     """
 
     def __init__(self) -> None:
+        context()  # refuses a forked child
         self._batch = ts.Batch()
         self._pending: list[tuple[Array, list[Part]]] = []
+        self._local: list[tuple[Array, Callable[[], None]]] = []
 
     def __enter__(self) -> Reads:
         return self
@@ -275,13 +294,22 @@ class Reads:
         self._pending.append((array, list(array.submit_block(where, out, self._batch))))
 
     def spans(self, array: Array, spans: Spans, out: NDArray[Any]) -> None:
-        """Read spans of a one-dimensional array into the rows of ``out``."""
+        """Read spans of a one-dimensional array into the rows of ``out``, each of which is contiguous."""
+        if array.shards is not None:
+            try:
+                tasks = array.shards.read(spans.pieces(array.shards.chunk), array.present, out)
+            except ValueError as error:
+                array.fail(error)
+            self._local += [(array, task) for task in tasks]
+            self._pending.append((array, []))
+            return
         self._pending.append((array, list(array.submit_spans(spans, out, self._batch))))
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._batch.submit()
         if kind is not None:
             return
+        local.run([partial(self._gather, array, task) for array, task in self._local])
         for array, parts in self._pending:
             try:
                 for into, future in parts:
@@ -290,6 +318,13 @@ class Reads:
                 array.fail(error)
         for array in {id(a): a for a, _ in self._pending}.values():
             array.check_fresh()
+
+    @staticmethod
+    def _gather(array: Array, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except ValueError as error:
+            array.fail(error)
 
 
 def read_column(storage: Storage, path: str) -> NDArray[Any]:

@@ -1,0 +1,299 @@
+"""The lean path: spans of one-dimensional arrays straight from local shards, without the interpreter.
+
+One compiled loop reads each chunk (``pread``), checks its CRC-32C, decodes it (zstd's own library, the one inside
+numcodecs) and copies what is wanted; it holds no lock, so a batch is shared out to threads. Values equal
+TensorStore's, which reads everything that this path does not (a test compares them); docs/decisions.md has the
+figures. Files are read, not mapped: a mapped file that someone cuts short kills the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, Generic, TypeVar
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from genostore.schema import ArraySchema
+
+Ints = NDArray[np.int64]
+_ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
+_MAX_INDEXES = 8_192  # shards whose index is kept: 4 KiB each
+_MAX_FILES = 128
+_CHUNKS_A_THREAD = 16  # fewer are not worth a second thread
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Spans cut at the edges of chunks, sorted by chunk.
+
+    Attributes
+    ----------
+    chunk
+        ``(n,)`` number of the inner chunk.
+    low, high
+        ``(n,)`` the positions wanted of it, from its start.
+    row, column
+        ``(n,)`` where they go.
+    """
+
+    chunk: Ints
+    low: Ints
+    high: Ints
+    row: Ints
+    column: Ints
+
+    @classmethod
+    def cut(cls, row: Ints, start: Ints, stop: Ints, column: Ints, size: int) -> Pieces:
+        """Cut spans ``[start, stop)`` at multiples of ``size``."""
+        first = start // size
+        n = (stop - 1) // size - first + 1
+        span = np.repeat(np.arange(len(row)), n)
+        chunk = np.arange(len(span)) - np.repeat(np.cumsum(n) - n, n) + first[span]
+        order = np.argsort(chunk, kind="stable")
+        span, chunk = span[order], chunk[order]
+        base = chunk * size
+        low, high = np.maximum(start[span], base), np.minimum(stop[span], base + size)
+        return cls(chunk, low - base, high - base, row[span], column[span] + low - start[span])
+
+    def __len__(self) -> int:
+        return len(self.chunk)
+
+    def keep(self, which: NDArray[np.bool_] | slice) -> Pieces:
+        """Keep some pieces."""
+        return Pieces(*(getattr(self, name)[which] for name in ("chunk", "low", "high", "row", "column")))
+
+    def split(self, parts: int) -> list[Pieces]:
+        """Share out the pieces in runs; all pieces of a chunk stay together."""
+        edges = np.linspace(0, len(self), parts + 1).astype(int)
+        edges[1:-1] = np.searchsorted(self.chunk, self.chunk[np.minimum(edges[1:-1], len(self) - 1)])
+        return [self.keep(slice(a, b)) for a, b in pairwise(edges.tolist()) if a < b]
+
+
+class _Recent(Generic[K, V]):
+    """The most recently used values of a function, by key."""
+
+    def __init__(self, size: int, make: Callable[[K], V]) -> None:
+        self.size, self.make = size, make
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, key: K) -> V:
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+                return value
+        value = self.make(key)
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > self.size:
+                self._values.popitem(last=False)
+        return value
+
+
+class _File:
+    """A file open for reading at offsets; closed when nobody refers to it any more."""
+
+    def __init__(self, key: tuple[str, Hashable]) -> None:
+        self.descriptor = os.open(key[0], os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+# By path and version of the array, so that a file of an array that was replaced is never taken for its successor's.
+_files: _Recent[tuple[str, Hashable], _File] = _Recent(_MAX_FILES, _File)
+
+
+class LocalShards:
+    """The shards of one local one-dimensional array.
+
+    Parameters
+    ----------
+    folder
+        Of the array.
+    schema
+        Of the array; see :meth:`supports`.
+    version
+        Tells this content of the array from another at the same path.
+    """
+
+    def __init__(self, folder: str, schema: ArraySchema, version: Hashable) -> None:
+        self.folder, self.schema, self.version = folder, schema, version
+        self.dtype = np.dtype(schema.dtype)
+        self.chunk = schema.chunk[0]
+        self.per_shard = schema.block[0] // self.chunk
+        self._indexes: _Recent[int, NDArray[np.int64]] = _Recent(_MAX_INDEXES, self._read_index)
+
+    @staticmethod
+    def supports(schema: ArraySchema) -> bool:
+        """Tell whether an array is of the kind that this path reads, and this machine has what it needs."""
+        return len(schema.shape) == 1 and schema.shard is not None and schema.dtype != "string" and available()
+
+    def _path(self, shard: int) -> str:
+        return f"{self.folder}/{self.schema.key(shard)}"
+
+    def _file(self, shard: int) -> _File:
+        path = self._path(shard)
+        try:
+            return _files((path, self.version))
+        except FileNotFoundError as error:
+            raise ValueError(f"NOT_FOUND: shard {path} is absent") from error
+
+    def _read_index(self, shard: int) -> NDArray[np.int64]:
+        """Read where a shard's chunks lie, ``(chunks, 2)`` offsets and lengths; -1 for a chunk it does not hold."""
+        descriptor, size = self._file(shard).descriptor, 16 * self.per_shard
+        raw = os.pread(descriptor, size + 4, max(os.fstat(descriptor).st_size - size - 4, 0))
+        if len(raw) != size + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+            raise ValueError(f"DATA_LOSS: the index of shard {self._path(shard)} does not match its checksum")
+        return np.frombuffer(raw[:-4], dtype="<i8").reshape(-1, 2)
+
+    def read(self, pieces: Pieces, present: NDArray[np.bool_], out: NDArray[Any]) -> list[Callable[[], None]]:
+        """Plan the reading of pieces into the rows of ``out``.
+
+        Parameters
+        ----------
+        pieces
+            Cut at this array's chunks.
+        present
+            By number of shard, whether it holds data; of others nothing is written to ``out``.
+        out
+            ``(row, column)``, each row contiguous.
+
+        Returns
+        -------
+        list of callables
+            To be called, in any order and in parallel; each raises ValueError where bytes are absent or do not
+            match their checksum.
+        """
+        if not present.all():
+            pieces = pieces.keep(present[pieces.chunk // self.per_shard])
+        if not len(pieces):
+            return []
+        parts = pieces.split(min(threads(), max(1, len(pieces) // _CHUNKS_A_THREAD)))
+        return [partial(self._gather, part, out) for part in parts]
+
+    def _gather(self, pieces: Pieces, out: NDArray[Any]) -> None:
+        shard, number = np.divmod(pieces.chunk, self.per_shard)
+        where = np.empty((len(pieces), 3), dtype=np.int64)  # descriptor, offset, length
+        held = []  # keeps the files open
+        edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(pieces)]
+        for a, b in pairwise(edges):
+            index, file = self._indexes(int(shard[a])), self._file(int(shard[a]))
+            held.append(file)
+            where[a:b, 0] = file.descriptor
+            where[a:b, 1:] = index[number[a:b]]
+        library = _library()
+        failed = library.gather(
+            library.pread,
+            library.decompress,
+            _decoder().address,
+            pieces.chunk,
+            where,
+            pieces.low,
+            pieces.high,
+            pieces.row,
+            pieces.column,
+            self.chunk * self.dtype.itemsize,
+            self.dtype.itemsize,
+            out.ctypes.data,
+            out.strides[0],
+            library.table,
+        )
+        del held
+        if failed >= 0:
+            path = self._path(int(shard[failed]))
+            if where[failed, 1] == -1:
+                raise ValueError(f"NOT_FOUND: chunk {number[failed]} of shard {path} is absent")
+            raise ValueError(f"DATA_LOSS: chunk {number[failed]} of shard {path} does not match its checksum")
+
+
+@dataclass(frozen=True)
+class _Library:
+    """Addresses of the C functions, and the compiled loop that calls them."""
+
+    pread: int
+    decompress: int
+    gather: Callable[..., int]
+    table: NDArray[np.uint32]
+
+
+@cache
+def _library() -> _Library:
+    import numcodecs.zstd
+
+    from genostore.kernels import crc_table, gather
+
+    zstd, libc = ctypes.CDLL(numcodecs.zstd.__file__), ctypes.CDLL(None)
+    return _Library(_address(libc.pread), _address(zstd.ZSTD_decompressDCtx), gather, crc_table())
+
+
+def _address(function: Any) -> int:
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+
+
+@cache
+def available() -> bool:
+    """Tell whether this machine has the C functions, with the calling convention that the loop expects."""
+    try:
+        return ctypes.sizeof(ctypes.c_void_p) == 8 and os.name == "posix" and _library().decompress != 0
+    except (ImportError, AttributeError, OSError):
+        return False
+
+
+class _Decoder:
+    """zstd's state of one thread."""
+
+    def __init__(self) -> None:
+        import numcodecs.zstd
+
+        self._library = ctypes.CDLL(numcodecs.zstd.__file__)
+        self._library.ZSTD_createDCtx.restype = ctypes.c_void_p
+        self._library.ZSTD_freeDCtx.argtypes = [ctypes.c_void_p]
+        self.address = int(self._library.ZSTD_createDCtx())
+
+    def __del__(self) -> None:
+        self._library.ZSTD_freeDCtx(self.address)
+
+
+_local = threading.local()
+
+
+def _decoder() -> _Decoder:
+    found: _Decoder | None = getattr(_local, "decoder", None)
+    if found is None:
+        found = _local.decoder = _Decoder()
+    return found
+
+
+@cache
+def threads() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads(), thread_name_prefix="genostore-decode")
+
+
+def run(tasks: list[Callable[[], None]]) -> None:
+    """Run what :meth:`LocalShards.read` planned, in parallel where there is more than one."""
+    if len(tasks) == 1:
+        tasks[0]()
+    elif tasks:
+        list(_pool(os.getpid()).map(lambda task: task(), tasks))

@@ -1,0 +1,127 @@
+"""The lean path gives what TensorStore gives, and refuses what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genostore.arrays import Array, Reads, Spans
+from genostore.errors import CorruptionError
+from genostore.genome import Genome
+from genostore.kernels import crc32c, crc_table
+from genostore.local import LocalShards, Pieces
+from genostore.schema import position_array
+from genostore.staging import Staging, create
+from genostore.storage import Storage
+
+LENGTH = 100_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """Arrays of three types over seven shards, one of them empty."""
+    storage = create(tmp_path_factory.mktemp("lean") / "s", Genome.build("t", {"c": LENGTH}, 64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genostore.schema.POSITION_SHARD", 16_384)
+        for name, dtype, fill in (
+            ("float32", "float32", np.nan),
+            ("float16", "float16", np.nan),
+            ("uint8", "uint8", 4),
+        ):
+            rng = np.random.default_rng(0)
+            values = np.repeat(rng.integers(0, 90, LENGTH // 10), 10).astype(dtype)
+            values = np.concatenate([values, np.full(64, fill, dtype)])
+            values[16_384:40_000] = fill
+            schema = position_array(LENGTH + 32, 64, dtype, fill)
+            staging = Staging(storage, f"tracks/A/{dtype}", {"": schema}, "d")
+            staging.begin()
+            for block in staging.todo():
+                staging.write(block, values[schema.slices(block)[0]]).wait()
+            staging.publish({"kind": "track", "cell_type": "A", "assay": dtype})
+    return storage
+
+
+spans = st.lists(st.tuples(st.integers(0, LENGTH - 1), st.integers(1, 3_000)), min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "uint8"])
+@settings(max_examples=60, deadline=None)
+@given(spans=spans)
+def test_any_spans_equal_tensorstore(store: Storage, name: str, spans: list[tuple[int, int]]) -> None:
+    array = Array(store, f"tracks/A/{name}")
+    start = np.array([s for s, _ in spans])
+    stop = np.minimum(start + np.array([n for _, n in spans]), LENGTH)
+    row = np.arange(len(spans))
+    asked = Spans(row, start, stop, np.zeros_like(row))
+    lean, general = array.empty((len(spans), 2, 3_000)), array.empty((len(spans), 3_000))
+    with Reads() as reads:
+        reads.spans(array, asked, lean[:, 1])
+    assert array.shards is not None
+    array.shards = None  # what is left is TensorStore
+    with Reads() as reads:
+        reads.spans(array, asked, general)
+    np.testing.assert_array_equal(lean[:, 1], general)
+    np.testing.assert_array_equal(lean[:, 0], array.empty((len(spans), 3_000)))
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=100))
+def test_crc32c(data: bytes) -> None:
+    assert crc32c(np.frombuffer(data, np.uint8), len(data), crc_table()) == google_crc32c.value(data)
+
+
+def test_pieces_of_a_chunk_stay_together() -> None:
+    start = np.arange(0, 1_000, 10)
+    pieces = Pieces.cut(np.arange(100), start, start + 25, np.zeros(100, dtype=np.int64), 64)
+    parts = pieces.split(7)
+    assert sum(map(len, parts)) == len(pieces)
+    seen = [set(p.chunk.tolist()) for p in parts]
+    assert sum(map(len, seen)) == len(set.union(*seen))
+
+
+def damage(folder: Path, how: str) -> None:
+    shard = folder / "c/0"
+    content = bytearray(shard.read_bytes())
+    if how == "data":
+        content[10] ^= 1
+    elif how == "checksum of the index":
+        content[-1] ^= 1
+    elif how == "index":
+        content[-40] ^= 1
+    elif how == "shortened":
+        del content[-20:]
+    elif how == "emptied":
+        content.clear()
+    shard.unlink()
+    if how != "absent":
+        shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["data", "index", "checksum of the index", "shortened", "emptied", "absent"])
+def test_damage_is_an_error_and_never_a_value(store: Storage, tmp_path: Path, how: str) -> None:
+    copy = Storage(str(tmp_path))
+    source = store.path("tracks/A/float32")
+    for path in source.rglob("*"):
+        if path.is_file():
+            target = tmp_path / "x" / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    damage(tmp_path / "x", how)
+    array, out = Array(copy, "x"), np.zeros((1, 10_000), np.float32)
+    one = np.zeros(1, dtype=np.int64)
+    with pytest.raises(CorruptionError, match="absent" if how == "absent" else "damaged"), Reads() as reads:
+        reads.spans(array, Spans(one, one, one + 10_000, one), out)
+
+
+def test_other_arrays_are_left_to_tensorstore(store: Storage) -> None:
+    metadata = json.loads((store.path("tracks/A/uint8") / "zarr.json").read_text())
+    schema = Array(store, "tracks/A/uint8").schema
+    assert LocalShards.supports(schema)
+    assert schema.to_json()["codecs"] == metadata["codecs"]
+    assert not LocalShards.supports(position_array(10, 1, "string", 0))
