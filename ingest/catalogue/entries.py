@@ -200,6 +200,23 @@ class Genes(Source):
     names: GeneNames | None = None
     aliases: Aliases = {}
 
+    @model_validator(mode="after")
+    def _table_or_annotation(self) -> Genes:
+        if self.columns is None:
+            if self.tss_convention != "base":
+                raise ValueError("tss_convention is of a table's tss column; give columns, or leave it out")
+            return self
+        lacking = [f"{column!r}" for column in ("id", "contig", "strand") if column not in self.columns]
+        if "tss" not in self.columns and not {"start", "end"} <= self.columns.keys():
+            lacking.append("'tss' (or 'start' and 'end')")
+        if lacking:
+            raise ValueError(f"columns lacks {', '.join(lacking)}; a table of genes needs them")
+        if self.tss == "canonical":
+            raise ValueError("tss: canonical needs the transcripts of a GTF or GFF3, and columns is of a table")
+        if self.tss_convention == "bed_end" and "tss" not in self.columns:
+            raise ValueError("tss_convention: bed_end is of a tss column, and columns has none")
+        return self
+
 
 class GeneTable(Source):
     """A table (CSV or TSV) with a row a gene.
@@ -209,7 +226,7 @@ class GeneTable(Source):
     gene_id
         The column that says which gene a row is.
     match
-        Whether that column holds ids or names of the store's genes.
+        ``id``: that column holds ids, with or without a version, or names where no id fits; ``name``: names only.
     unknown_genes
         What to do with rows of genes that the store does not have; they are counted either way.
     """
