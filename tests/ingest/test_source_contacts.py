@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from genostore.errors import SourceError
-from ingest.sources import cool
+from ingest.sources import cool, dothic
 from ingest.sources.base import ContactSource
 from ingest.sources.hic import open_contacts
 
@@ -314,7 +314,7 @@ def test_absent_contig_and_file(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def hic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
-    """A version 9 file of more rows than are fetched at once, with contacts between contigs."""
+    """A version 9 file of two contigs with contacts between them."""
     path = tmp_path_factory.mktemp("hic") / "a.hic"
     contigs = {"chr1": 25_000, "chr2": 9_000}
     pixels = pixel_table(3400, 40_000, dtype=np.float32)
@@ -323,7 +323,11 @@ def hic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
     return path, pixels
 
 
-def test_hic_band_equals_what_was_written(hic: tuple[Path, pd.DataFrame]) -> None:
+@pytest.mark.parametrize("rows", [64, 1000, 4096])
+def test_hic_band_equals_what_was_written(
+    hic: tuple[Path, pd.DataFrame], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dothic, "_ROWS", rows)
     path, pixels = hic
     source = open_contacts(path, 10)
     assert isinstance(source, ContactSource)
