@@ -29,11 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     storage = create(tmp_path_factory.mktemp("lean") / "s", Genome.build("t", {"c": LENGTH}, 64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("genostore.schema.POSITION_SHARD", 16_384)
-        for name, dtype, fill in (
-            ("float32", "float32", np.nan),
-            ("float16", "float16", np.nan),
-            ("uint8", "uint8", 4),
-        ):
+        for dtype, fill in (("float32", np.nan), ("float16", np.nan), ("uint8", 4)):
             rng = np.random.default_rng(0)
             values = np.repeat(rng.integers(0, 90, LENGTH // 10), 10).astype(dtype)
             values = np.concatenate([values, np.full(64, fill, dtype)])
