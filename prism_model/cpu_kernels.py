@@ -12,7 +12,7 @@ Arrays are contiguous float32 of position-major layout, ``(batch, length, channe
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -38,8 +38,9 @@ class PrismConfig:
     """Contexts of the backdoor adjustment; 0 = no confounder encoder."""
     context_activation: str = "sigmoid"
     encoder_width: int = 8
-    encoder_signals: tuple[int, ...] | None = None
-    """Channels that the confounder encoder sees; None = all, as in the release."""
+    encoder_signals: Literal["all", "background"] | tuple[int, ...] = "all"
+    """What the confounder encoder sees: all signals, as in the release, or the channels named; a run resolves
+    "background" by the tracks' roles."""
     averaging: Averaging = "hidden"
     norm_eps: float = 1e-5
 
@@ -54,9 +55,6 @@ class PrismConfig:
             raise ValueError("a model without signals has nothing to learn contexts from: n_context must be 0")
         if self.averaging not in ("hidden", "prediction"):
             raise ValueError(f"model.averaging is hidden or prediction, not {self.averaging!r}")
-        seen = self.encoder_signals
-        if seen is not None and (not seen or not set(seen) <= set(range(self.signal_size))):
-            raise ValueError(f"model.encoder_signals {seen} must name channels below {self.signal_size}")
 
 
 class PrismOutput(NamedTuple):
@@ -84,11 +82,12 @@ class Prism(nn.Module):
     def __init__(self, config: PrismConfig | None = None, *, scan: str = "auto") -> None:
         super().__init__()
         self.config = c = PrismConfig() if config is None else config
+        self.seen = _encoder_channels(c)
         self.sequence_in = nn.Linear(4, c.d_model)
         self.signal_in = nn.Linear(c.signal_size, c.d_model) if c.signal_size else None
         self.encoder = (
             ConfounderEncoder(
-                c.signal_size if c.encoder_signals is None else len(c.encoder_signals),
+                len(self.seen),
                 c.d_model,
                 c.n_context,
                 width=c.encoder_width,
@@ -160,8 +159,7 @@ class Prism(nn.Module):
             stacked = embedded
         else:
             if self.encoder is not None and branches != "original":
-                seen = signals if c.encoder_signals is None else signals[..., list(c.encoder_signals)]
-                contexts = self.encoder(seen)
+                contexts = self.encoder(signals if len(self.seen) == c.signal_size else signals[..., self.seen])
             stacked = weighted_copies(embedded, self.signal_in(signals), contexts, branches)
         start = (sequence.shape[1] - c.center_length) // 2
         hidden = self.backbone(stacked)[:, start : start + c.center_length]
@@ -259,3 +257,20 @@ class Prism(nn.Module):
 
         for name, parameter in self.named_parameters():
             yield official_names(name)[0].removeprefix("model."), parameter
+
+
+def _encoder_channels(config: PrismConfig) -> list[int]:
+    """The channels that the confounder encoder sees, checked."""
+    every = range(config.signal_size)
+    seen = config.encoder_signals
+    if seen == "background":
+        raise ValueError(
+            "encoder_signals='background' depends on the roles of a store's tracks: `prism train` resolves it; "
+            "here, give the numbers of the channels"
+        )
+    if seen == "all":
+        return list(every)
+    channels = [int(i) for i in seen]
+    if sorted(set(channels)) != channels or not set(channels) <= set(every) or not channels:
+        raise ValueError(f"encoder_signals {seen} must name channels of 0 to {len(every) - 1}, ascending, each once")
+    return channels

@@ -1,0 +1,179 @@
+"""What happens around training: the log, the checkpoints, the lines on the screen, and stopping in order."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from prism_model import weights
+from prism_model.runs import LOG, RESUME
+
+
+class CsvLog(Logger):  # type: ignore[misc]
+    """One CSV file of a run: a row a logged step, the same columns throughout, rows after a resumed step removed.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    columns
+        Names of the numbers that will be logged, in order.
+    """
+
+    def __init__(self, folder: Path, columns: list[str]) -> None:
+        super().__init__()
+        self.path = folder / LOG
+        self.columns = ["epoch", "step", *columns]
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """Of the log; there is one a run."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is a file of its own."""
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Start the log, or keep its rows up to a step."""
+        rows: list[dict[str, str]] = []
+        if step and self.path.is_file():
+            with self.path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        row = {key: f"{value:.8g}" for key, value in metrics.items() if key != "epoch"}
+        if not set(row) & set(self.columns):
+            return
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
+            writer.writerow({"epoch": int(metrics.get("epoch", 0)), "step": step, **row})
+
+
+class Keep(Checkpoint):  # type: ignore[misc]
+    """Keeps the best weights after each validation, and the loop's state after each epoch.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    monitor
+        The validation score that decides, smaller is better.
+    patience
+        Validations without a better one after which training stops; None = never.
+    """
+
+    def __init__(self, folder: Path, monitor: str, patience: int | None) -> None:
+        self.folder, self.monitor, self.patience = folder, monitor, patience
+        self.best: float | None = None
+        self.best_step: int | None = None
+        self.since = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"best": self.best, "best_step": self.best_step, "since": self.since}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.best, self.best_step, self.since = (state_dict[key] for key in ("best", "best_step", "since"))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        if trainer.sanity_checking:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        self.since += 1
+        if self.best is None or score < self.best:
+            self.best, self.best_step, self.since = score, trainer.global_step, 0
+            if trainer.is_global_zero:
+                scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("valid/")}
+                info = {"step": trainer.global_step, "epoch": trainer.current_epoch, "scores": scores}
+                weights.save(self.folder / weights.BEST, pl_module.model, info)
+        if self.patience is not None and self.since >= self.patience:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the loop's state, unless the epoch was broken off."""
+        if getattr(pl_module, "interrupted", False):
+            return
+        path = self.folder / RESUME
+        part = path.with_name(f".{path.name}.part")
+        trainer.save_checkpoint(part)  # on all ranks
+        if trainer.is_global_zero:
+            part.replace(path)
+
+
+class Lines(Callback):  # type: ignore[misc]
+    """One line on the screen a validation, for people and for log files.
+
+    Parameters
+    ----------
+    say
+        Prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the training stands."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        logged = trainer.callback_metrics
+        parts = [f"step {trainer.global_step:,}", f"epoch {trainer.current_epoch + 1}"]
+        if "train/total" in logged:
+            parts.append(f"loss {float(logged['train/total']):.4f}")
+        for branch in ("original", "adjusted"):
+            if f"valid/{branch}_mse" in logged:
+                mse, r = (float(logged[f"valid/{branch}_{score}"]) for score in ("mse", "pearson"))
+                parts.append(f"valid {branch} MSE {mse:.4f} r {r:.3f}")
+        self.say("  ".join([*parts, f"{time.monotonic() - self.started:.0f} s"]))
+
+
+@contextmanager
+def orderly_interrupt(trainer: Trainer, module: LightningModule, say: Callable[[str], None]) -> Iterator[None]:
+    """Let the first Ctrl-C end training after the step at hand, with a validation; the second one breaks off.
+
+    In other threads than the main one, where no handler can be set, nothing changes.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if module.interrupted:
+            raise KeyboardInterrupt
+        module.interrupted = True
+        trainer.should_stop = True
+        say("stopping after this step and a last validation; press Ctrl-C again to break off at once")
+
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

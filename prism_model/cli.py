@@ -1,0 +1,144 @@
+"""The command ``prism``: train, evaluate, predict, convert."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genostore.errors import GenostoreError
+
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+
+
+class Commands(click.Group):
+    """Our errors end a command with their message, not with a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a subcommand."""
+        try:
+            return super().invoke(ctx)
+        except GenostoreError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="genostore", prog_name="prism")
+def main() -> None:
+    """Prism: gene expression from sequence and signals, adjusted for confounding by background chromatin."""
+
+
+@main.command()
+@click.argument("store", required=False)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--recipe", default="laptop", show_default=True, help="Starting point of all settings: laptop or paper.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="Settings in YAML, over the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, such as train.lr=0.001.")
+@click.option("--seed", type=int, help="Of initialisation and order.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out after its last finished epoch.")
+@DEVICE
+def train(
+    store: str | None,
+    out: Path,
+    recipe: str,
+    file: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    resume: bool,
+    device: str,
+) -> None:
+    """Train Prism on STORE."""
+    from prism_model.config import RunConfig, make_config
+    from prism_model.train import fit
+
+    if resume:
+        if store or file or overrides or seed is not None:
+            raise click.UsageError("--resume goes on with the settings of the run; give --out alone with it")
+        fit(RunConfig(), out, resume=True, device=device, say=click.echo)
+        return
+    if seed is not None:
+        overrides += (f"seed={seed}",)
+    if store is not None:
+        overrides += (f"data.store={Path(store).resolve() if '://' not in store else store}",)
+    config = make_config(recipe, file, overrides)
+    if not config.data.store:
+        raise click.UsageError("name the STORE to train on")
+    fit(config, out, device=device, say=click.echo)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Score mean and ridge too.")
+@DEVICE
+def evaluate(run: Path, split: str, baselines: bool, device: str) -> None:
+    """Score the best model of RUN on a split, both branches."""
+    from rich.console import Console
+
+    from prism_model.evaluate import as_table
+    from prism_model.evaluate import evaluate as score
+
+    Console().print(as_table(score(run, split, device=device, baselines=baselines)))
+    click.echo(f"written: {run / 'metrics' / f'{split}.json'}, {run / 'predictions' / f'{split}.parquet'}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--genes", help="Ids or names with commas between, or @FILE with one a line; all when left out.")
+@click.option("--store", help="Another store than the one trained on.")
+@click.option("--cell-types", help="With commas between; those of the training when left out.")
+@click.option("--out", type=click.Path(path_type=Path), help=".tsv, .csv or .parquet; to the screen when left out.")
+@DEVICE
+def predict(
+    run: Path, genes: str | None, store: str | None, cell_types: str | None, out: Path | None, device: str
+) -> None:
+    """Predict expression with the best model of RUN, for any genes of a store."""
+    from prism_model.predict import Predictor, write_table
+
+    names = None
+    if genes is not None and genes.startswith("@"):
+        names = [line.strip() for line in Path(genes[1:]).read_text().splitlines() if line.strip()]
+    elif genes is not None:
+        names = [name.strip() for name in genes.split(",") if name.strip()]
+    cells = [c.strip() for c in cell_types.split(",")] if cell_types else None
+    predictor = Predictor(run, store=store, cell_types=cells, device=device)
+    table = predictor(predictor.genes(names))
+    if out is None:
+        table.to_csv(sys.stdout, sep="\t", index=False, float_format="%.6g")
+    else:
+        write_table(table, out)
+        click.echo(f"{len(table):,} predictions in {out}")
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="A folder, or with --to-official a .ckpt file.")
+@click.option("--center-length", type=int, default=2_000, show_default=True, help="Not told by the weights.")
+@click.option(
+    "--context-activation",
+    type=click.Choice(["sigmoid", "softmax"]),
+    default="sigmoid",
+    show_default=True,
+    help="Not told by the weights.",
+)
+@click.option("--to-official", is_flag=True, help="CHECKPOINT is a folder of ours; write the release's layout.")
+def convert(checkpoint: Path, out: Path | None, center_length: int, context_activation: str, to_official: bool) -> None:
+    """Turn a CHECKPOINT of the official release into ours (or back); no pickle in it is executed."""
+    from prism_model import official, weights
+    from prism_model.prism import Prism
+
+    if to_official:
+        target = out or checkpoint.with_suffix(".ckpt")
+        official.write(target, Prism.from_run(checkpoint).state_dict())
+    else:
+        target = out or checkpoint.with_suffix("")
+        model = Prism.from_official(checkpoint, center_length=center_length, context_activation=context_activation)
+        weights.save(target, model, {"source": checkpoint.name})
+        c = model.config
+        click.echo(
+            f"{sum(p.numel() for p in model.parameters()):,} parameters: d_model {c.d_model}, {c.n_layer} layers, "
+            f"{c.n_context} contexts, {c.signal_size} signals, {c.feature_size} features"
+        )
+    click.echo(f"written: {target}")

@@ -1,0 +1,181 @@
+"""What a run is made of: data, architecture, loss and training, with named recipes as starting points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from genostore.errors import NotFoundError, nearest
+from prism_model.prism import PrismConfig
+from prism_model.settings import from_plain, merge, parse_overrides, read_yaml, to_plain
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which windows of which store. ``None`` and ``"auto"`` are resolved from the store and written back."""
+
+    store: str = ""
+    cell_types: tuple[str, ...] | None = None
+    """None = all."""
+    assays: tuple[str, ...] | None = None
+    """Tracks in the order of the channels; None = all that every cell type has; [] = sequence alone."""
+    contacts: str | None = "auto"
+    """Assay of the Hi-C signal; "auto" = the one there is; None = no Hi-C signal."""
+    contact_bin_size: int | None = None
+    contact_weight: str | None = "auto"
+    """Balancing; "auto" = the one there is, or VC among several; None = raw counts."""
+    features: tuple[str, ...] | None = None
+    """Gene features; None = all; [] = none."""
+    expression: str | None = None
+    """Assay to predict; None = the one there is."""
+    fold: str | None = None
+    """Column of the split; None = the one there is."""
+    width: int = 2_000
+    jitter: int = 0
+    """Greatest random shift of training windows, in bases."""
+    orient: Literal["reference", "gene"] = "reference"
+    exclude: str | None = None
+    """Set of regions whose genes are left out."""
+    transform: Literal["none", "log1p"] = "none"
+    """Of the tracks' values before they enter a model."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss; the architecture does not depend on them."""
+
+    alpha: float = 1.0
+    """Of the adjusted branch."""
+    beta: float = 1.0
+    """Of the contexts' uniformity."""
+    temperature: float = 2.0
+    """Of the uniformity."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation. AdamW with a warm-up from ``warmup_from`` to ``lr``, then half a cosine to ``lr_end``."""
+
+    lr: float = 1e-3
+    lr_end: float = 5e-5
+    warmup_from: float = 1e-5
+    warmup: float = 0.05
+    """Steps of warm-up; below 1, as a share of all steps."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 1e-6
+    """On all parameters but biases, batch normalisation, ``A_log`` and ``D``."""
+    clip: float = 1.0
+    """Greatest norm of the gradient; 0 = no clipping."""
+    batch_size: int = 16
+    """Samples a step and process."""
+    epochs: int | None = 10
+    steps: int | None = None
+    """Ends training after so many steps; otherwise ``epochs`` does. The schedule is as long as the training."""
+    validations: float = 1.0
+    """Validations an epoch."""
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
+    """"auto" = bf16 on a GPU, 32 bits on a CPU."""
+    tf32: bool = True
+    """Whether a GPU may multiply float32 matrices in TF32."""
+    patience: int | None = None
+    """Stop after so many validations without a better one; None = never."""
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"give epochs or steps, one of them: epochs is {self.epochs}, steps {self.steps}")
+        for name in ("lr", "batch_size", "validations"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of a run. In it, ``model.signal_size`` and ``model.feature_size`` are what the data give."""
+
+    recipe: str = "laptop"
+    seed: int = 2
+    select: Literal["original", "adjusted"] = "original"
+    """The branch whose validation MSE picks the checkpoint; the release picks by the original."""
+    scan: str = "auto"
+    """Backend of the selective scan."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: PrismConfig = field(default_factory=PrismConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {
+        "model": {},  # the defaults of PrismConfig
+        "train": {
+            "lr": 5e-4,
+            "lr_end": 1e-4,
+            "warmup_from": 1e-5,
+            "warmup": 5_000,
+            "batch_size": 8,
+            "steps": 50_000,
+            "epochs": None,
+            "validations": 2.0,
+            "precision": "bf16-mixed",
+        },
+    },
+    "laptop": {
+        "model": {"d_model": 64, "n_layer": 2, "d_state": 8},
+        "train": {},  # the defaults of TrainConfig
+    },
+}
+"""``paper``: as published; ``laptop``: a tenth of the work a sample, for a processor."""
+
+
+def make_config(
+    recipe: str = "laptop",
+    file: str | Path | Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> RunConfig:
+    """Compose the configuration of a run: a recipe, then a file, then single settings.
+
+    Parameters
+    ----------
+    recipe
+        A name of ``RECIPES``; a ``recipe`` in the file takes its place.
+    file
+        YAML, or a mapping.
+    overrides
+        Texts like ``"train.lr=0.001"``.
+
+    Returns
+    -------
+    RunConfig
+        Complete, unresolved against a store.
+
+    Raises
+    ------
+    genostore.errors.NotFoundError
+        When the recipe is unknown.
+    genostore.errors.QueryError
+        For unknown keys and wrong values, all of them listed.
+    """
+    given = {} if file is None else dict(file) if isinstance(file, Mapping) else read_yaml(file)
+    given = merge(given, parse_overrides(overrides))
+    recipe = str(given.get("recipe", recipe))
+    if recipe not in RECIPES:
+        raise NotFoundError(f"recipe {recipe!r} is unknown: {nearest(recipe, RECIPES)}")
+    train = given.get("train")
+    if isinstance(train, Mapping) and len({"epochs", "steps"} & set(train)) == 1:
+        # Naming one length of training undoes the recipe's other one.
+        given["train"] = {"epochs": None, "steps": None, **train}
+    return from_plain(RunConfig, merge({"recipe": recipe, **RECIPES[recipe]}, given))
+
+
+__all__ = [
+    "RECIPES",
+    "DataConfig",
+    "LossConfig",
+    "PrismConfig",
+    "RunConfig",
+    "TrainConfig",
+    "make_config",
+    "to_plain",
+]

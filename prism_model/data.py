@@ -1,0 +1,253 @@
+"""From a store to a model's inputs: which windows, in which channels, and from which source files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import genostore
+from genostore import Batch, Contacts, Store
+from genostore.errors import NotFoundError, QueryError, nearest
+from prism_model.config import DataConfig
+from prism_model.hic import signals
+
+if TYPE_CHECKING:
+    from genostore.loader import Loader
+    from genostore.windows import Windows
+
+SPLITS = ("train", "valid", "test")
+Inputs = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class Data:
+    """The data of a run.
+
+    Parameters
+    ----------
+    config
+        What was asked for; its open ends are resolved from the store, see ``config``.
+    store
+        Opened from ``config.store`` when left out.
+
+    Raises
+    ------
+    genostore.errors.NotFoundError, genostore.errors.QueryError
+        When the store lacks what is asked for, or leaves a choice open.
+    """
+
+    def __init__(self, config: DataConfig, store: Store | None = None) -> None:
+        self.store = genostore.open(config.store) if store is None else store
+        self.config = resolve(config, self.store)
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the signals, in the order that the model sees them."""
+        return self._any.assays + ([self.config.contacts] if self.config.contacts else [])
+
+    @property
+    def roles(self) -> list[str | None]:
+        """``foreground``, ``background`` or None, a channel; contacts are background."""
+        return self._any.roles + (["background"] if self.config.contacts else [])
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the gene features."""
+        return self._any.features
+
+    @cached_property
+    def _any(self) -> Windows:
+        return self.windows()
+
+    def windows(self, split: str | None = None, genes: list[str] | None = None, measured: bool = True) -> Windows:
+        """Query the store.
+
+        Parameters
+        ----------
+        split
+            ``train`` (with the jitter of the configuration), ``valid`` or ``test``; None for all.
+        genes
+            Ids or names; None for all.
+        measured
+            Whether to leave out samples whose expression was not measured.
+
+        Returns
+        -------
+        genostore.Windows
+            Of all cell types of the configuration.
+        """
+        c = self.config
+        contacts = None
+        if c.contacts:
+            contacts = Contacts(c.contacts, c.contact_bin_size, weight=c.contact_weight, kind="profile")
+        return self.store.windows(
+            genes=genes,
+            split=split,
+            fold=c.fold if split else None,
+            exclude=c.exclude,
+            cell_types=list(c.cell_types or ()),
+            assays=list(c.assays or ()),
+            contacts=contacts,
+            expression=c.expression,
+            features=list(c.features or ()) or None,
+            missing_target="drop" if measured else "keep",
+            width=c.width,
+            jitter=c.jitter if split == "train" else 0,
+            orient=c.orient,
+        )
+
+    def loader(
+        self, windows: Windows, batch_size: int, *, shuffle: bool = False, seed: int = 0, device: str = "cpu"
+    ) -> Loader:
+        """Batches of windows; silent positions are 0."""
+        return windows.loader(batch_size=batch_size, shuffle=shuffle, seed=seed, device=device, missing="zero")
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """What the model takes of a batch.
+
+        Returns
+        -------
+        tuple
+            Sequence ``(B, L, 4)``, signals ``(B, L, S)`` or None, features ``(B, F)`` or None.
+        """
+        together = signals(batch)
+        if together is not None and self.config.transform == "log1p":
+            tracks = together[..., : len(self._any.assays)]
+            together = torch.cat([tracks.sign() * tracks.abs().log1p(), together[..., tracks.shape[-1] :]], dim=-1)
+        return batch.sequence, together, batch.features
+
+    def digest(self) -> dict[str, Any]:
+        """Everything of the store that the run reads: nodes with their generations and source files' hashes.
+
+        Returns
+        -------
+        dict
+            ``store``, ``assembly``, ``nodes`` (path to generation and provenance) and ``sha256`` over the nodes.
+        """
+        c = self.config
+        prefixes = ["genes", "sequence"]
+        for cell in c.cell_types or ():
+            prefixes += [f"tracks/{cell}/{assay}" for assay in self._any.assays]
+            prefixes += [f"expression/{c.expression}/{cell}"]
+            prefixes += [f"contacts/{cell}/{c.contacts}/"] if c.contacts else []
+            prefixes += [f"features/{cell}/{name}" for name in self.features]
+        prefixes += [f"features/{name}" for name in self.features]
+        nodes = {
+            node: {key: entry[key] for key in ("generation", "provenance", "transform") if key in entry}
+            for node, entry in sorted(self.store.entries.items())
+            if any(node == p or (p.endswith("/") and node.startswith(p)) for p in prefixes)
+        }
+        text = json.dumps(nodes, sort_keys=True, default=str)
+        return {
+            "store": str(self.store.path),
+            "assembly": self.store.genome.name,
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "nodes": nodes,
+        }
+
+    def names(self, batch: Batch, windows: Windows) -> list[str]:
+        """The samples of a batch in words, for messages: ``GENE in K562``."""
+        column = "id" if "id" in windows.genes else "contig"
+        genes = windows.genes[column].iloc[torch.as_tensor(batch.gene).tolist()]
+        cells = [windows.cell_types[i] for i in torch.as_tensor(batch.cell_type).tolist()]
+        return [f"{gene} in {cell}" for gene, cell in zip(genes, cells, strict=True)]
+
+
+def resolve(config: DataConfig, store: Store) -> DataConfig:
+    """Fill in what a configuration leaves to the store.
+
+    Parameters
+    ----------
+    config
+        With ``None`` and ``"auto"`` where the store decides.
+    store
+        Where to look.
+
+    Returns
+    -------
+    DataConfig
+        Nothing of it depends on the store's further growth.
+
+    Raises
+    ------
+    genostore.errors.NotFoundError
+        When the store has nothing to choose from.
+    genostore.errors.QueryError
+        When it has several and none is the obvious one.
+    """
+    table = store.expression
+    expression = _only(config.expression, list(dict.fromkeys(table["assay"])), "expression", store)
+    measured = list(table.loc[table["assay"] == expression, "cell_type"])
+    cells = config.cell_types
+    if cells is None:
+        cells = tuple(c for c in store.cell_types if c in measured)
+        if not cells:
+            raise NotFoundError(
+                f"{store.path} has expression {expression!r} for {measured} and tracks for {store.cell_types}: "
+                f"no cell type has both; name data.cell_types"
+            )
+    assays = _shared_assays(store, cells) if config.assays is None else config.assays
+    contacts = _shared_contacts(store, cells) if config.contacts == "auto" else config.contacts
+    size, weight = config.contact_bin_size, config.contact_weight
+    if contacts:
+        opened = store.contacts(cells[0], contacts, size)
+        size = opened.bin_size
+        weight = _weight(opened.weights, contacts) if weight == "auto" else weight
+    return replace(
+        config,
+        store=str(store.path),
+        cell_types=tuple(cells),
+        assays=tuple(assays),
+        contacts=contacts,
+        contact_bin_size=size if contacts else None,
+        contact_weight=weight if contacts else None,
+        features=tuple(store.features) if config.features is None else config.features,
+        expression=expression,
+        fold=_only(config.fold, store.splits, "fold", store),
+    )
+
+
+def _only(wanted: str | None, known: list[str], what: str, store: Store) -> str:
+    """The one that is wanted, or the one there is."""
+    if wanted is not None:
+        if wanted not in known:
+            raise NotFoundError(f"{store.path} has no {what} {wanted!r}: {nearest(wanted, known)}")
+        return wanted
+    if not known:
+        raise NotFoundError(f"{store.path} has no {what}, and a run needs one: name it in the catalogue and ingest it")
+    if len(known) > 1:
+        raise QueryError(f"{store.path} has several: {', '.join(known)}; choose with data.{what}")
+    return known[0]
+
+
+def _shared_assays(store: Store, cells: tuple[str, ...]) -> list[str]:
+    """Tracks with a role that every cell type has, foreground first; all shared tracks when none has a role."""
+    tracks = store.tracks[store.tracks["cell_type"].isin(cells)]
+    counts = tracks.groupby("assay")["cell_type"].nunique()
+    shared = [a for a in counts.index if counts[a] == len(cells)]
+    roles = {a: set(tracks.loc[tracks["assay"] == a, "role"].dropna()) for a in shared}
+    with_role = [a for a in shared if roles[a]]
+    return sorted(with_role or shared, key=lambda a: ("foreground" not in roles[a], a))
+
+
+def _shared_contacts(store: Store, cells: tuple[str, ...]) -> str | None:
+    """The contacts that every cell type has, if there are such."""
+    found = [{node.split("/")[2] for node in store.entries if node.startswith(f"contacts/{cell}/")} for cell in cells]
+    shared = sorted(set.intersection(*found)) if found else []
+    if len(shared) > 1:
+        raise QueryError(f"{store.path} has several contacts: {', '.join(shared)}; choose with data.contacts")
+    return shared[0] if shared else None
+
+
+def _weight(weights: list[str], contacts: str) -> str | None:
+    """Without a choice none, with one that; among several VC, which the release uses."""
+    if len(weights) > 1 and "VC" not in weights:
+        raise QueryError(
+            f"contacts {contacts!r} have weights {', '.join(weights)}; choose with data.contact_weight (null = raw)"
+        )
+    return "VC" if "VC" in weights else next(iter(weights), None)

@@ -1,0 +1,127 @@
+"""Predictions of a trained model: for a split, or for any genes of a store."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from genostore.errors import QueryError
+from prism_model import runs
+from prism_model.config import RunConfig
+from prism_model.data import Data
+from prism_model.prism import Prism
+
+if TYPE_CHECKING:
+    from genostore.windows import Windows
+
+COLUMNS = ("gene", "name", "cell_type", "observed", "original", "adjusted")
+
+
+class Predictor:
+    """The best model of a run, with the query that its inputs come from.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    store
+        Another store than the one it was trained on.
+    cell_types
+        Others than those it was trained on; a warning names those that it has not seen.
+    device
+        ``cpu``, ``cuda`` or ``auto``.
+
+    Raises
+    ------
+    genostore.errors.NotFoundError
+        When there is no run, or the store lacks a signal that the model takes.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        store: str | Path | None = None,
+        cell_types: Sequence[str] | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.config: RunConfig = runs.read_config(run)
+        seen = self.config.data.cell_types or ()
+        asked = tuple(cell_types or seen)
+        unseen = [c for c in asked if c not in seen]
+        if unseen:
+            warnings.warn(
+                f"the model was trained on {', '.join(seen)} and has never seen {', '.join(unseen)}", stacklevel=2
+            )
+        query: dict[str, Any] = {**vars(self.config.data), "cell_types": asked}
+        if store is not None:
+            query["store"] = str(store)
+        self.data = Data(type(self.config.data)(**query))
+        self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = Prism.from_run(run, scan=self.config.scan).to(self.device)
+        wanted, given = self.model.config.signal_size, len(self.data.channels)
+        if wanted != given:
+            raise QueryError(f"the model takes {wanted} signals, and the store gives {', '.join(self.data.channels)}")
+
+    def genes(self, genes: Sequence[str] | None = None, split: str | None = None) -> Windows:
+        """Windows of some genes or a split, whether or not their expression was measured."""
+        return self.data.windows(split=split, genes=None if genes is None else list(genes), measured=False)
+
+    def __call__(self, windows: Windows, batch_size: int | None = None) -> pd.DataFrame:
+        """Predict all samples of a query.
+
+        Parameters
+        ----------
+        windows
+            Of ``genes`` or of ``data.windows``.
+        batch_size
+            Samples at once; that of the training when left out.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a sample: gene (id), name, cell_type, observed (NaN when not measured), original and, for a
+            model with contexts, adjusted.
+        """
+        loader = self.data.loader(windows, batch_size or self.config.train.batch_size, device=self.device)
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        self.model.eval()
+        with torch.no_grad():
+            for batch in loader:
+                out = self.model(*self.data.inputs(batch))
+                columns["gene"].append(batch.gene.cpu().numpy())
+                columns["cell_type"].append(batch.cell_type.cpu().numpy())
+                columns["observed"].append(batch.target.cpu().numpy())
+                columns["original"].append(out.original.cpu().numpy())
+                if out.adjusted is not None:
+                    columns["adjusted"].append(out.adjusted.cpu().numpy())
+        joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
+        genes = windows.genes
+        row = joined.pop("gene")
+        cells = np.asarray(windows.cell_types, dtype=object)[joined.pop("cell_type")]
+        table = {"gene": genes["id"].to_numpy()[row], "name": genes["name"].to_numpy()[row], "cell_type": cells}
+        return pd.DataFrame({**table, **joined})
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write predictions as the name says: ``.parquet``, ``.tsv`` (also ``.txt``) or ``.csv``.
+
+    Raises
+    ------
+    genostore.errors.QueryError
+        For another ending.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    elif path.suffix in (".tsv", ".txt", ".csv"):
+        table.to_csv(path, sep="," if path.suffix == ".csv" else "\t", index=False, float_format="%.6g")
+    else:
+        raise QueryError(f"{path.name}: predictions are written as .tsv, .csv or .parquet, not {path.suffix!r}")

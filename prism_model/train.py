@@ -1,0 +1,346 @@
+"""Training: optimiser, schedule, the Lightning module, and one function that runs it all."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from genostore import Batch
+from genostore.errors import ConflictError, GenostoreError, NotFoundError
+from prism_model import runs
+from prism_model.callbacks import CsvLog, Keep, Lines, orderly_interrupt
+from prism_model.config import LossConfig, RunConfig, TrainConfig
+from prism_model.data import Data, Inputs
+from prism_model.losses import prism_loss
+from prism_model.metrics import SCORES, scores
+from prism_model.prism import Prism
+
+BRANCHES = ("original", "adjusted")
+TERMS = ("prediction", "intervention", "uniformity", "total")
+
+
+class DivergedError(GenostoreError, ArithmeticError):
+    """A loss that is not finite."""
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for AdamW: with decay, and without for biases, batch normalisation, ``A_log`` and ``D``.
+
+    The weights of RMS normalisations do decay, as in the release.
+    """
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            spared = name in ("bias", "A_log", "D") or isinstance(module, nn.BatchNorm1d)
+            (plain if spared else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
+    """Learning rate of a step: linear from ``warmup_from`` to ``lr``, then half a cosine to ``lr_end``.
+
+    Parameters
+    ----------
+    step
+        From 0.
+    steps
+        Steps of the whole training, at which ``lr_end`` is reached.
+    train
+        Rates and warm-up.
+    """
+    warmup = train.warmup if train.warmup >= 1 else train.warmup * steps
+    if step < warmup:
+        return train.warmup_from + (train.lr - train.warmup_from) * step / warmup
+    done = min(1.0, (step - warmup) / max(1.0, steps - warmup))
+    return train.lr_end + (train.lr - train.lr_end) * (1 + math.cos(math.pi * done)) / 2
+
+
+class Training(pl.LightningModule):  # type: ignore[misc]
+    """Trains a model with Prism's objective and scores both branches over the whole validation split.
+
+    Parameters
+    ----------
+    model
+        Called with sequence, signals and features; gives a ``PrismOutput``.
+    loss, train
+        Settings.
+    steps
+        Length of the training, for the schedule.
+    inputs
+        What the model takes of a batch.
+    names
+        The samples of a training batch in words, for errors.
+    """
+
+    def __init__(
+        self,
+        model: Prism,
+        loss: LossConfig,
+        train: TrainConfig,
+        steps: int,
+        inputs: Callable[[Batch], Inputs],
+        names: Callable[[Batch], list[str]],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss_config, self.train_config = loss, train
+        self.steps = steps
+        self.inputs, self.names = inputs, names
+        self.interrupted = False
+        self._collected: list[tuple[Tensor, ...]] = []
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, and the schedule by step."""
+        c = self.train_config
+        optimizer = AdamW(parameter_groups(self.model, c.weight_decay), lr=c.lr, betas=c.betas)
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, self.steps, c) / c.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the tensors of a batch that its loader did not put there."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
+        return replace(batch, **moved)
+
+    def on_train_epoch_start(self) -> None:
+        """The order of an epoch depends on its number alone, also after a resume."""
+        loader = self.trainer.train_dataloader
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(self.current_epoch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch.
+
+        Raises
+        ------
+        DivergedError
+            When it is not finite, with the samples.
+        """
+        c = self.loss_config
+        terms = prism_loss(self.model(*self.inputs(batch)), batch.target, c.alpha, c.beta, c.temperature)
+        if not torch.isfinite(terms.total):
+            shown = {name: float(term) for name, term in zip(TERMS, terms, strict=True) if term is not None}
+            raise DivergedError(
+                f"the loss of step {self.global_step} is not finite ({shown}); the batch holds "
+                f"{', '.join(self.names(batch))}. Look for extreme values in these windows, or lower train.lr"
+            )
+        logged = {f"train/{name}": term for name, term in zip(TERMS, terms, strict=True) if term is not None}
+        logged["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(logged, batch_size=len(batch))
+        return terms.total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the predictions of a batch."""
+        out = self.model(*self.inputs(batch))
+        columns = (batch.index, batch.target, out.original, out.adjusted)
+        self._collected.append(tuple(c.detach().cpu() for c in columns if c is not None))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole split, each sample once whatever the number of processes."""
+        rows = [torch.cat([c.double() for c in column]) for column in zip(*self._collected, strict=True)]
+        self._collected.clear()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            shares: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(shares, rows)
+            rows = [torch.cat(column) for column in zip(*shares, strict=True)]
+        _, first = torch.unique(rows[0], return_inverse=True)
+        once = torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))
+        observed, *predictions = (column[once].numpy() for column in rows[1:])
+        for branch, predicted in zip(BRANCHES, predictions, strict=False):
+            values = scores(observed, predicted)
+            self.log_dict({f"valid/{branch}_{name}": values[name] for name in SCORES}, rank_zero_only=False)
+
+
+def fit(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train a model on a store and keep everything of it in a folder.
+
+    Parameters
+    ----------
+    config
+        Of the run; with ``resume`` the one in the folder is used instead.
+    out
+        Folder of the run, see :mod:`prism_model.runs`.
+    resume
+        Go on after the last epoch that was finished.
+    device
+        ``cpu``, ``cuda`` or ``auto``.
+    say
+        Prints a line.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    genostore.errors.ConflictError
+        When there is a run already, or the data have changed since a run that is to be resumed.
+    genostore.errors.NotFoundError
+        When there is no run to resume, or the store lacks what is asked for.
+    DivergedError
+        When the loss is not finite; the best checkpoint so far is kept.
+    """
+    out = Path(out)
+    if resume:
+        config = runs.read_config(out)
+        if not (out / runs.RESUME).is_file():
+            raise NotFoundError(f"{out} has no {runs.RESUME}: its first epoch was not finished; train it anew")
+    data = Data(config.data)
+    config = complete(config, data)
+    if resume:
+        _check_same_data(out, data)
+    else:
+        runs.create(out, config, data.digest())
+
+    pl.seed_everything(config.seed, verbose=False)
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = "cuda" if cuda else "cpu"
+    precision = config.train.precision if config.train.precision != "auto" else ("bf16-mixed" if cuda else "32-true")
+    train, valid = data.windows("train"), data.windows("valid")
+    model = Prism(config.model, scan=config.scan)
+    train_loader = data.loader(train, config.train.batch_size, shuffle=True, seed=config.seed, device=place)
+    valid_loader = data.loader(valid, config.train.batch_size, device=place)
+    steps = config.train.steps or (config.train.epochs or 1) * len(train_loader)
+    module = Training(model, config.loss, config.train, steps, data.inputs, lambda batch: data.names(batch, train))
+    keep = Keep(out, f"valid/{config.select}_mse", config.train.patience)
+    say(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters; {len(train):,} samples to train, {len(valid):,} "
+        f"to validate; signals {', '.join(data.channels) or 'none'}; {len(data.features)} features; {steps:,} steps"
+    )
+    log = CsvLog(out, _columns())
+    trainer = make_trainer(config.train, steps, len(train_loader), log, [keep, Lines(say)], place, precision)
+    _rewind(log, out, resume)
+    with quiet(), fast_products(config.train.tf32), orderly_interrupt(trainer, module, say):
+        trainer.fit(module, train_loader, valid_loader, ckpt_path=str(out / runs.RESUME) if resume else None)
+    if keep.best is None:
+        say(f"stopped before the first validation; no checkpoint in {out}")
+    else:
+        end = "interrupted" if module.interrupted else "finished"
+        say(f"{end} at step {trainer.global_step:,}; best {keep.monitor} {keep.best:.4f} at step {keep.best_step:,}")
+    return out
+
+
+def complete(config: RunConfig, data: Data) -> RunConfig:
+    """Fill in what the data decide: the resolved query, the sizes of the model's inputs, the encoder's signals."""
+    model = config.model
+    channels: Any = model.encoder_signals
+    if channels == "background" and model.n_context:
+        channels = tuple(i for i, role in enumerate(data.roles) if role == "background")
+        if not channels:
+            raise NotFoundError(
+                f"encoder_signals='background', and none of {', '.join(data.channels)} has that role: "
+                f"give `role: background` in the catalogue, or name the channels"
+            )
+    model = replace(
+        model,
+        signal_size=len(data.channels),
+        feature_size=len(data.features),
+        center_length=min(model.center_length, data.config.width),
+        encoder_signals=channels,
+    )
+    return replace(config, data=data.config, model=model)
+
+
+def make_trainer(
+    train: TrainConfig,
+    steps: int,
+    steps_per_epoch: int,
+    log: CsvLog | bool,
+    callbacks: list[pl.Callback],
+    device: str = "cpu",
+    precision: str = "32-true",
+) -> pl.Trainer:
+    """A Lightning trainer with our settings; validation ``train.validations`` times an epoch, and at the end."""
+    with quiet():
+        interval = max(1, round(steps_per_epoch / train.validations)) if train.validations > 1 else 1.0
+        bar = [pl.callbacks.RichProgressBar(leave=False)] if sys.stderr.isatty() else []
+        return pl.Trainer(
+            accelerator="gpu" if device == "cuda" else "cpu",
+            devices=1,
+            precision=precision,
+            max_steps=steps,
+            max_epochs=-1,
+            val_check_interval=min(interval, steps_per_epoch) if train.validations > 1 else 1.0,
+            check_val_every_n_epoch=max(1, round(1 / train.validations)),
+            gradient_clip_val=train.clip or None,
+            logger=log,
+            log_every_n_steps=1 if steps < 1_000 else 10,
+            callbacks=[*callbacks, *bar],
+            enable_checkpointing=True,
+            enable_progress_bar=bool(bar),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+
+
+def _columns() -> list[str]:
+    validation = [f"valid/{branch}_{name}" for branch in BRANCHES for name in SCORES]
+    return ["lr", *(f"train/{term}" for term in TERMS), *validation]
+
+
+def _rewind(log: CsvLog, out: Path, resume: bool) -> None:
+    """Forget what the log says of steps that will be made again."""
+    step = 0
+    if resume:
+        # Our own file of a moment ago, yet nothing in it needs more than plain values.
+        state = torch.load(out / runs.RESUME, map_location="cpu", weights_only=True)
+        step = int(state["global_step"])
+    log.rewind(step)
+
+
+def _check_same_data(out: Path, data: Data) -> None:
+    before, now = runs.read_digest(out), data.digest()
+    if before["sha256"] != now["sha256"]:
+        changed = [n for n in {*before["nodes"], *now["nodes"]} if before["nodes"].get(n) != now["nodes"].get(n)]
+        raise ConflictError(
+            f"{out} was trained on other data: {', '.join(sorted(changed)[:5])} changed since; train anew"
+        )
+
+
+@contextmanager
+def fast_products(tf32: bool) -> Iterator[None]:
+    """Allow TF32 for the products of float32 matrices on a GPU, for a while."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's advertisements and its advice on workers and GPUs, which does not apply to our loaders."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in (".*does not have many workers.*", ".*GPU available but not used.*", ".*`LeafSpec`.*"):
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,185 @@
+"""The selective scan: the reference is right, and the other backends equal it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from genostore.errors import NotFoundError
+from prism_model.convolution import causal_convolution
+from prism_model.scan import selective_scan
+
+SIZES = [(2, 37, 19, 5), (1, 1, 3, 1), (3, 16, 300, 16), (2, 33, 64, 8), (1, 100, 2, 3)]
+
+
+def arguments(sizes: tuple[int, int, int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Any]:
+    batch, length, channels, state = sizes
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=dtype).requires_grad_()
+
+    return {
+        "u": normal(batch, length, channels),
+        "delta": normal(batch, length, channels),
+        "A": (-torch.rand(channels, state, generator=g, dtype=dtype) * 3).requires_grad_(),
+        "B": normal(batch, length, state),
+        "C": normal(batch, length, state),
+        "D": normal(channels),
+        "z": normal(batch, length, channels),
+        "delta_bias": normal(channels),
+    }
+
+
+def assert_same(sizes: tuple[int, int, int, int], backend: str, leave_out: tuple[str, ...] = (), **flags: bool) -> None:
+    expected, got = arguments(sizes), arguments(sizes)
+    for name in leave_out:
+        del expected[name], got[name]
+    a = selective_scan(**expected, backend="reference", **flags)
+    b = selective_scan(**got, backend=backend, **flags)
+    torch.testing.assert_close(b, a, rtol=2e-4, atol=2e-5)
+    weight = torch.randn(a.shape, generator=torch.Generator().manual_seed(1))
+    (a * weight).sum().backward()
+    (b * weight).sum().backward()
+    for name, tensor in expected.items():
+        scale = float(tensor.grad.abs().max()) or 1.0
+        torch.testing.assert_close(got[name].grad / scale, tensor.grad / scale, rtol=2e-4, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_reference_is_differentiable(reverse: bool) -> None:
+    given = arguments((2, 5, 3, 2), torch.float64)
+    names = list(given)
+    assert torch.autograd.gradcheck(
+        lambda *values: selective_scan(**dict(zip(names, values, strict=True)), backend="reference", reverse=reverse),
+        tuple(given.values()),
+    )
+
+
+def test_reference_by_hand() -> None:
+    # One channel, one state, no softplus: h1 = d1 B1 u1; h2 = exp(d2 A) h1 + d2 B2 u2; y = C h + D u.
+    one = torch.tensor
+    y = selective_scan(
+        one([[[2.0], [3.0]]]),
+        one([[[0.5], [0.25]]]),
+        one([[-1.0]]),
+        one([[[1.0], [4.0]]]),
+        one([[[1.0], [2.0]]]),
+        D=one([10.0]),
+        delta_softplus=False,
+        backend="reference",
+    )
+    h1 = 0.5 * 1 * 2
+    h2 = torch.exp(one(-0.25)) * h1 + 0.25 * 4 * 3
+    torch.testing.assert_close(y, one([[[h1 + 20], [2 * float(h2) + 30]]]))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_backends_equal_the_reference(backend: str, reverse: bool, sizes: tuple[int, int, int, int]) -> None:
+    assert_same(sizes, backend, reverse=reverse)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+@pytest.mark.parametrize("leave_out", [("z",), ("D",), ("delta_bias",), ("z", "D", "delta_bias")])
+def test_optional_parts(backend: str, leave_out: tuple[str, ...]) -> None:
+    assert_same((2, 21, 9, 4), backend, leave_out)
+    if "delta_bias" in leave_out and "z" in leave_out:
+        assert_same((1, 9, 4, 2), backend, leave_out, delta_softplus=False)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+def test_extreme_steps(backend: str) -> None:
+    given = arguments((1, 12, 4, 3))
+    with torch.no_grad():
+        given["delta"] *= 60
+    expected = selective_scan(**given, backend="reference")
+    torch.testing.assert_close(selective_scan(**given, backend=backend), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "chunked", "reference"])
+def test_causal(backend: str) -> None:
+    given = {k: v.detach() for k, v in arguments((2, 40, 6, 4)).items()}
+    before = selective_scan(**given, backend=backend)
+    back = selective_scan(**given, backend=backend, reverse=True)
+    for name in ("u", "delta", "B", "C", "z"):
+        given[name] = given[name].clone()
+        given[name][:, 25] += 1
+    after = selective_scan(**given, backend=backend)
+    assert torch.equal(before[:, :25], after[:, :25])
+    assert not torch.equal(before[:, 25:], after[:, 25:])
+    after = selective_scan(**given, backend=backend, reverse=True)
+    assert torch.equal(back[:, 26:], after[:, 26:])
+    assert not torch.equal(back[:, :26], after[:, :26])
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    given = {k: v.detach() for k, v in arguments((5, 40, 70, 8)).items()}
+    together = selective_scan(**given, backend="cpu")
+    for i in range(5):
+        alone = {k: v[i : i + 1] if v.ndim == 3 else v for k, v in given.items()}
+        assert torch.equal(selective_scan(**alone, backend="cpu"), together[i : i + 1])
+
+
+def test_operators_pass_opcheck() -> None:
+    from prism_model import cpu_ops
+
+    given = arguments((2, 20, 6, 3))
+    tensors = [given[k] for k in ("u", "delta")] + [given["A"].detach().t().contiguous().requires_grad_()]
+    tensors += [given[k] for k in ("B", "C", "D", "z", "delta_bias")]
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(cpu_ops._scan, (*tensors, True, False), test_utils=tests)
+    weight = torch.randn(4, 6, requires_grad=True)
+    torch.library.opcheck(cpu_ops._convolution, (given["u"], weight, given["D"], True), test_utils=tests)
+
+
+def test_autocast_keeps_the_scan_in_float32() -> None:
+    given = {k: v.detach() for k, v in arguments((1, 30, 4, 3)).items()}
+    expected = selective_scan(**given)
+    half = {k: v.bfloat16() if v.ndim == 3 else v for k, v in given.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        got = selective_scan(**half)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_compiles_with_a_full_graph() -> None:
+    given = arguments((1, 20, 4, 3))
+    step = torch.compile(lambda **kw: selective_scan(**kw, backend="cpu").square().sum(), backend="aot_eager", fullgraph=True)
+    step(**given).backward()
+    other = arguments((1, 20, 4, 3))
+    selective_scan(**other, backend="reference").square().sum().backward()
+    torch.testing.assert_close(given["u"].grad, other["u"].grad, rtol=1e-4, atol=1e-4)
+
+
+def test_bad_calls() -> None:
+    given = arguments((1, 4, 3, 2))
+    with pytest.raises(NotFoundError, match="scan backend 'cup' is unknown: did you mean 'cpu'"):
+        selective_scan(**given, backend="cup")
+    with pytest.raises(ValueError, match=r"B of the scan has shape \(1, 4, 3\).*needs \(1, 4, 2\)"):
+        selective_scan(**{**given, "B": given["u"]})
+    with pytest.raises(TypeError, match="float32 on a CPU, not torch.float64"):
+        selective_scan(**arguments((1, 4, 3, 2), torch.float64), backend="cpu")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("length", "width"), [(1, 4), (3, 4), (50, 4), (20, 7)])
+def test_convolution_equals_torch(reverse: bool, length: int, width: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    results = []
+    for dtype in (torch.float32, torch.float64):  # only float32 takes the compiled path
+        g.manual_seed(0)
+        x, weight, bias = (
+            torch.randn(*shape, generator=g).to(dtype).requires_grad_()
+            for shape in ((2, length, 9), (9, 1, width), (9,))
+        )
+        y = causal_convolution(x, weight, bias, reverse=reverse)
+        (y * torch.arange(y.numel()).view_as(y)).sum().backward()
+        results.append([t.double() for t in (y, x.grad, weight.grad, bias.grad)])
+    for ours, expected in zip(*results, strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close(ours / scale, expected / scale, rtol=1e-4, atol=1e-5)
