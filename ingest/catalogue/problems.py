@@ -171,7 +171,9 @@ def _keys(name: str, known: Collection[str]) -> str:
     return nearest(name, known, limit=len(known)).replace("there are", "the keys are")
 
 
-def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+def explain(
+    error: ValidationError, model: type[BaseModel], raw: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Location, str]]:
     """Put what pydantic found wrong with one entry in plain words.
 
     A missing key is not reported beside an unknown one that is plainly a misspelling of it.
@@ -183,7 +185,7 @@ def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, An
     model
         The model the entry was validated against.
     raw
-        The entry.
+        The entry as written; without it only its keys are named, not what is within them.
 
     Yields
     ------
@@ -210,6 +212,8 @@ def explain(error: ValidationError, model: type[BaseModel], raw: Mapping[str, An
 
 def _steps(location: Location, raw: object) -> Location:
     """The part of pydantic's location that is in the file: without the names of a union's alternatives."""
+    if raw is None:
+        return location[:1]
     steps: list[str | int] = []
     for step in location:
         if isinstance(raw, Mapping) and step in raw:

@@ -7,6 +7,7 @@ import json
 import os
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
 from filelock import FileLock
@@ -81,10 +82,13 @@ def fetch(
     if not scheme(source):
         return _local(Path(source).expanduser(), wanted)
     folder = Path(cache if cache is not None else cache_folder()) / _key(source, wanted)
+    found = _untouched(folder)
+    if found is not None:  # without a lock, so that a read-only cache serves what it has
+        return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            return _cached(folder, wanted) or _fetched(source, wanted, folder, progress)
+            return _untouched(folder) or _checked(folder, wanted) or _fetched(source, wanted, folder, progress)
     except OSError as error:
         raise unwritable(folder, error) from None
 
@@ -118,7 +122,7 @@ def cached(
     wanted = {name: digest.lower() for name, digest in (("sha256", sha256), ("md5", md5)) if digest}
     if not scheme(source):
         return _local(Path(source).expanduser(), wanted)
-    return _cached(Path(cache if cache is not None else cache_folder()) / _key(source, wanted), wanted)
+    return _untouched(Path(cache if cache is not None else cache_folder()) / _key(source, wanted))
 
 
 def _local(path: Path, wanted: dict[str, str]) -> Path:
@@ -142,22 +146,34 @@ def _key(source: str, wanted: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([identity, wanted], sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _cached(folder: Path, wanted: dict[str, str]) -> Path | None:
-    """The file of an earlier call, hashed again only if it was touched since."""
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What an earlier call wrote of the file it fetched, if that file is there."""
     try:
         record = json.loads((folder / _RECORD).read_text())
-        path = folder / record["name"]
-        digests = {str(k): str(v) for k, v in record["digests"].items()}
-        stat = path.stat()
-        untouched = [stat.st_size, stat.st_mtime_ns] == [record["size"], record["mtime_ns"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        stat = (folder / record["name"]).stat()
+        touched = [stat.st_size, stat.st_mtime_ns] != [record["size"], record["mtime_ns"]]
+        return {**record, "path": folder / record["name"], "digests": dict(record["digests"]), "touched": touched}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if untouched:
+
+
+def _untouched(folder: Path) -> Path | None:
+    """The file of an earlier call, if nobody changed it since; reads only."""
+    record = _record(folder)
+    return record["path"] if record is not None and not record["touched"] else None
+
+
+def _checked(folder: Path, wanted: dict[str, str]) -> Path | None:
+    """The file of an earlier call that was touched since, if its checksum is right still; else it is removed."""
+    record = _record(folder)
+    if record is None:
+        return None
+    path: Path = record["path"]
+    digests = record["digests"] | wanted
+    if digests and not _mismatch(path, digests):
+        _write_record(folder, path, record["source"], record["digests"])
         return path
-    if digests and not _mismatch(path, digests | wanted):
-        _write_record(folder, path, record["source"], digests)
-        return path
-    path.unlink(missing_ok=True)
+    path.unlink()
     return None
 
 

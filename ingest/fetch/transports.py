@@ -274,7 +274,8 @@ class ObjectStore:
             except exceptions.BaseError as error:
                 if not anonymous and refusal:
                     break
-                raise TransientError(f"the object store gives no answer ({type(error).__name__})") from None
+                hint = "; is AWS_REGION the bucket's region?" if self.url.startswith("s3") else ""
+                raise TransientError(f"the object store gives no answer ({type(error).__name__}{hint})") from None
         raise SourceError(
             f"{redact(self.url)} is refused, without credentials and with those of the environment ({refusal}); "
             "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or GOOGLE_APPLICATION_CREDENTIALS"

@@ -24,7 +24,8 @@ from pathlib import Path
 import pytest
 
 from genostore.errors import SourceError, WriteError
-from ingest.fetch import cache_folder, check_source, fetch, file_name, portal_accession, portals, redact, scheme
+from ingest.fetch import cache as caching
+from ingest.fetch import cache_folder, cached, check_source, fetch, file_name, portal_accession, portals, redact, scheme
 from ingest.fetch import download as downloading
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: more than the socket's buffers
@@ -44,12 +45,20 @@ class Page:
     lengthless: bool = False
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is part of the tests."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 class Site:
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
         self.log: list[tuple[str, str, dict[str, str]]] = []
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, self))
-        self.server.daemon_threads = True
+        self.server = Server(("127.0.0.1", 0), functools.partial(Handler, self))
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -381,6 +390,29 @@ def test_a_cached_file_without_its_record_is_fetched_again(site: Site) -> None:
     (path.parent / "fetched.json").write_text("[]")
     assert fetch(f"{site.url}/x.bw", sha256=SHA256) == path
     assert len(site.log) == 2
+
+
+def test_a_read_only_cache_serves_what_it_has(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.pages["/x.bw"] = Page()
+    assert cached(f"{site.url}/x.bw", sha256=SHA256) is None
+    path = fetch(f"{site.url}/x.bw", sha256=SHA256)
+
+    def no_lock(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(caching, "FileLock", no_lock)
+    assert fetch(f"{site.url}/x.bw", sha256=SHA256) == path
+    assert cached(f"{site.url}/x.bw", sha256=SHA256) == path
+    with pytest.raises(WriteError, match=r"cannot be written: permission denied; give permission, or set GENOSTORE_C"):
+        fetch(f"{site.url}/y.bw")
+
+
+def test_looking_into_the_cache_changes_nothing(site: Site) -> None:
+    site.pages["/x.bw"] = Page()
+    path = fetch(f"{site.url}/x.bw", sha256=SHA256)
+    path.write_bytes(b"touched")
+    assert cached(f"{site.url}/x.bw", sha256=SHA256) is None
+    assert path.read_bytes() == b"touched"
 
 
 _CHILD = """
