@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from genostore.schema import ArraySchema
 
 Ints = NDArray[np.int64]
-_ABSENT = 2**64 - 1  # offset and length of a chunk that a shard does not hold
-_MAX_INDEXES = 8_192  # shards whose index is kept: 4 KiB each
+_MAX_INDEXES = 4_096  # shards whose index is kept, of all arrays: 16 KiB each
 _MAX_FILES = 128
 _CHUNKS_A_THREAD = 16  # fewer are not worth a second thread
 
@@ -115,8 +114,26 @@ class _File:
             os.close(self.descriptor)
 
 
-# By path and version of the array, so that a file of an array that was replaced is never taken for its successor's.
+def _read_index(key: tuple[str, Hashable, int]) -> NDArray[np.int64]:
+    """Read where a shard's chunks lie, ``(chunks, 2)`` offsets and lengths; -1 for a chunk it does not hold."""
+    path, version, chunks = key
+    descriptor, size = _file(path, version).descriptor, 16 * chunks
+    raw = os.pread(descriptor, size + 4, max(os.fstat(descriptor).st_size - size - 4, 0))
+    if len(raw) != size + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+        raise ValueError(f"DATA_LOSS: the index of shard {path} does not match its checksum")
+    return np.frombuffer(raw[:-4], dtype="<i8").reshape(-1, 2)
+
+
+def _file(path: str, version: Hashable) -> _File:
+    try:
+        return _files((path, version))
+    except FileNotFoundError as error:
+        raise ValueError(f"NOT_FOUND: shard {path} is absent") from error
+
+
+# By path and version of the array, so that what was read of an array is never taken for its successor's.
 _files: _Recent[tuple[str, Hashable], _File] = _Recent(_MAX_FILES, _File)
+_indexes: _Recent[tuple[str, Hashable, int], NDArray[np.int64]] = _Recent(_MAX_INDEXES, _read_index)
 
 
 class LocalShards:
@@ -137,7 +154,6 @@ class LocalShards:
         self.dtype = np.dtype(schema.dtype)
         self.chunk = schema.chunk[0]
         self.per_shard = schema.block[0] // self.chunk
-        self._indexes: _Recent[int, NDArray[np.int64]] = _Recent(_MAX_INDEXES, self._read_index)
 
     @staticmethod
     def supports(schema: ArraySchema) -> bool:
@@ -146,21 +162,6 @@ class LocalShards:
 
     def _path(self, shard: int) -> str:
         return f"{self.folder}/{self.schema.key(shard)}"
-
-    def _file(self, shard: int) -> _File:
-        path = self._path(shard)
-        try:
-            return _files((path, self.version))
-        except FileNotFoundError as error:
-            raise ValueError(f"NOT_FOUND: shard {path} is absent") from error
-
-    def _read_index(self, shard: int) -> NDArray[np.int64]:
-        """Read where a shard's chunks lie, ``(chunks, 2)`` offsets and lengths; -1 for a chunk it does not hold."""
-        descriptor, size = self._file(shard).descriptor, 16 * self.per_shard
-        raw = os.pread(descriptor, size + 4, max(os.fstat(descriptor).st_size - size - 4, 0))
-        if len(raw) != size + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-            raise ValueError(f"DATA_LOSS: the index of shard {self._path(shard)} does not match its checksum")
-        return np.frombuffer(raw[:-4], dtype="<i8").reshape(-1, 2)
 
     def read(self, pieces: Pieces, present: NDArray[np.bool_], out: NDArray[Any]) -> list[Callable[[], None]]:
         """Plan the reading of pieces into the rows of ``out``.
@@ -193,7 +194,8 @@ class LocalShards:
         held = []  # keeps the files open
         edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(pieces)]
         for a, b in pairwise(edges):
-            index, file = self._indexes(int(shard[a])), self._file(int(shard[a]))
+            path = self._path(int(shard[a]))
+            index, file = _indexes((path, self.version, self.per_shard)), _file(path, self.version)
             held.append(file)
             where[a:b, 0] = file.descriptor
             where[a:b, 1:] = index[number[a:b]]

@@ -23,7 +23,7 @@ KEY = "genostore"  # the one attribute key that the format uses, on the root and
 
 # Chosen by measurement; see docs/decisions.md.
 ALIGNMENT = 16_384  # contigs start at multiples of it, and every inner chunk on `position` divides it
-POSITION_CHUNK = 16_384  # positions that one read decodes: 64 KiB of float32
+POSITION_CHUNK = 4_096  # positions that one read decodes: 16 KiB of float32
 POSITION_SHARD = 4_194_304  # positions that one writer writes at once: 16 MiB of float32
 BAND_CHUNK = (128, 128)
 BAND_SHARD_BINS = 8_192
