@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+from ingest.add import add
+from ingest.export import export
 from ingest.plan import Plan, plan
 from ingest.run import Outcome, run
+from ingest.verify import Finding, Verification, verify
 
-__all__ = ["Outcome", "Plan", "plan", "run"]
+__all__ = ["Finding", "Outcome", "Plan", "Verification", "add", "export", "plan", "run", "verify"]

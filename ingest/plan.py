@@ -24,6 +24,7 @@ from ingest.fetch import cache_folder, cached, fetch, redact
 from ingest.genes import GeneAxis, column_split, contig_split, gene_axis, genes_node, listed
 from ingest.nodes.base import Node, SourceFile
 from ingest.nodes.sequence import SequenceNode
+from ingest.progress import Watch
 from ingest.sources.fasta import Fasta
 
 Location = tuple[str | int, ...]
@@ -72,7 +73,7 @@ def plan(
     store: str | PathLike[str],
     *,
     download: bool = True,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Watch | None = None,
 ) -> Plan:
     """Settle what a catalogue puts into a store, and find all that is wrong before anything is written.
 
@@ -87,7 +88,7 @@ def plan(
     download
         Fetch sources that are not here. Without it they are named in ``Plan.to_fetch``.
     progress
-        Called with a short line as each source is looked at.
+        What shows how it goes; nothing by default.
 
     Returns
     -------
@@ -102,7 +103,8 @@ def plan(
     """
     if not isinstance(catalogue, Catalogue):
         catalogue = load(catalogue)
-    return _Planner(catalogue, Storage.of(store), download, progress).plan()
+    with progress or Watch() as show:
+        return _Planner(catalogue, Storage.of(store), download, show).plan()
 
 
 def root_of(storage: Storage) -> RootSchema | None:
@@ -150,12 +152,13 @@ class _Planner:
 
     def _resolve(self) -> None:
         """Find, or fetch, the file of every entry."""
-        find = fetch if self.download else cached
         for location, entry in self.catalogue.sources():
             source, stated = entry.source, {"sha256": entry.sha256, "md5": entry.md5}
-            self.progress(f"looking at {redact(source)}")
             with self._problem_at(location):
-                path = find(source, **stated)
+                if self.download:
+                    path: Path | None = fetch(source, **stated, progress=partial(self.show.fetch, redact(source)))
+                else:
+                    path = cached(source, **stated)
                 if path is None:
                     self.to_fetch.append(redact(source))
                 else:
@@ -189,7 +192,7 @@ class _Planner:
                 yield from self._all(location, partial(make, entry, file, axis))
         for section, one in (("regions", build.regions), ("tracks", build.track), ("contacts", build.contacts)):
             for location, entry, file in self._entries(section):
-                self.progress(f"checking {file.name}")
+                self.show.look(file.name)
                 yield from self._all(location, partial(one, entry, file))
 
     def _entries(self, section: str) -> Iterator[tuple[Location, Any, SourceFile]]:

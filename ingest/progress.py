@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -115,14 +116,7 @@ class Bar(Silent):
     """A bar with rate and remaining time, for a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console or Console(stderr=True),
-        )
+        self._progress = Progress(*_columns(), console=console or Console(stderr=True))
         self._task: TaskID | None = None
 
     def __enter__(self) -> Display:
@@ -153,10 +147,89 @@ class Bar(Silent):
         self._progress.console.print(f"{node} {what}", highlight=False)
 
 
+class Watch:
+    """What planning tells; this one shows nothing."""
+
+    def __enter__(self) -> Watch:
+        """Begin to show."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the show."""
+
+    def look(self, what: str) -> None:
+        """Say that a source is opened and checked."""
+
+    def fetch(self, what: str, done: int, total: int | None) -> None:
+        """Say how many bytes of a source are here; ``total`` is None where its server does not say."""
+
+
+class WatchLines(Watch):
+    """A plain line when a download begins, every so often, and when it is whole."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+        self._told: dict[str, float] = {}
+
+    def fetch(self, what: str, done: int, total: int | None) -> None:
+        """Say so when it is time."""
+        now = time.monotonic()
+        if now - self._told.get(what, -_EVERY) >= _EVERY or done == total:
+            self._told[what] = now
+            share = f" of {total / 1e6:,.1f} MB ({done / total:.0%})" if total else ""
+            print(f"fetching {what}: {done / 1e6:,.1f} MB{share}", file=self._stream, flush=True)
+
+
+class WatchBar(Watch):
+    """A line that changes in place, for a terminal; it is gone when planning ends."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = Progress(*_columns(), console=console or Console(stderr=True), transient=True)
+        self._tasks: dict[str, TaskID] = {}
+        self._looking: TaskID | None = None
+
+    def __enter__(self) -> Watch:
+        """Draw it."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        self._progress.stop()
+
+    def look(self, what: str) -> None:
+        """Name the source."""
+        if self._looking is None:
+            self._looking = self._progress.add_task("", total=None)
+        self._progress.update(self._looking, description=f"checking {what}")
+
+    def fetch(self, what: str, done: int, total: int | None) -> None:
+        """Move the bar of a download."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(f"fetching {what}", total=total)
+        self._progress.update(self._tasks[what], completed=done, total=total)
+
+
+def watch() -> Watch:
+    """Choose a bar where standard error is a terminal, and plain lines elsewhere."""
+    console = Console(stderr=True)
+    return WatchBar(console) if console.is_terminal else WatchLines()
+
+
 def display() -> Display:
     """Choose a bar where standard error is a terminal, and plain lines elsewhere."""
     console = Console(stderr=True)
     return Bar(console) if console.is_terminal else Lines()
+
+
+def _columns() -> list[ProgressColumn]:
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    ]
 
 
 def duration(seconds: float) -> str:

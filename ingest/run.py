@@ -11,6 +11,7 @@ from genostore import index
 from genostore.errors import CatalogueError, ConflictError
 from genostore.staging import create
 from genostore.storage import Storage
+from ingest.integrity import intact
 from ingest.job import Job
 from ingest.nodes.base import Node
 from ingest.plan import Plan
@@ -58,7 +59,8 @@ def run(
     scheduler
         Address of a Dask scheduler whose workers write instead.
     overwrite
-        Replace nodes that are there with other content; without it that is an error before anything is written.
+        Replace nodes that are there with other content, which without it is an error before anything is written;
+        and nodes whose stored bytes fail their checksums.
     progress
         What shows how it goes; nothing by default.
 
@@ -115,8 +117,11 @@ def settle(nodes: Sequence[Node], storage: Storage, overwrite: bool) -> tuple[li
         if there is None:
             jobs.append(job)
         elif there.get("digest") == node.digest:
-            job.settle()
-            kept.append(node)
+            if overwrite and not intact(storage, node.path):
+                jobs.append(job)
+            else:
+                job.settle()
+                kept.append(node)
         else:
             jobs.append(job)
             conflicts.append(f"{node.path}: {difference(there, node)}")

@@ -1,0 +1,57 @@
+"""Are the bytes of a node those that were written?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from genostore.arrays import Array, checksum, combine, read_column
+from genostore.errors import GenostoreError
+from genostore.storage import Storage
+
+
+def arrays_of(storage: Storage, node: str) -> Iterator[str]:
+    """Yield the paths of a node's arrays."""
+    for file in sorted(storage.path(node).rglob("zarr.json")):
+        if json.loads(file.read_bytes()).get("node_type") == "array":
+            yield file.parent.relative_to(storage.root).as_posix()
+
+
+def damage(array: Array) -> Iterator[str]:
+    """Check that every listed shard is there, no other is, and all bytes match their checksums.
+
+    Yields
+    ------
+    str
+        What is wrong.
+    """
+    listed = array.attributes.get("shards")
+    if listed is None:
+        yield "does not list its shards"
+        return
+    there = {
+        b for b in range(array.schema.n_blocks) if array.storage.path(f"{array.path}/{array.schema.key(b)}").exists()
+    }
+    for block in sorted(there - set(listed["index"])):
+        yield f"shard {block} ({array.schema.key(block)}) is there and not listed"
+    if combine(listed["crc32c"]) != array.attributes.get("crc32c"):
+        yield "the checksums of its shards do not add up to that of the array"
+    for block, expected in zip(listed["index"], listed["crc32c"], strict=True):
+        try:
+            if array.schema.dtype == "string":
+                read_column(array.storage, array.path)
+                continue
+            got = checksum(array.read(*array.schema.slices(block)))
+        except GenostoreError as error:
+            yield f"shard {block} ({array.schema.key(block)}): {error}"
+            continue
+        if got != expected:
+            yield f"shard {block} ({array.schema.key(block)}) has crc32c {got}, where its attributes say {expected}"
+
+
+def intact(storage: Storage, node: str) -> bool:
+    """Say whether all of a node's bytes match their checksums."""
+    try:
+        return not any(any(damage(Array(storage, path))) for path in arrays_of(storage, node))
+    except GenostoreError:
+        return False
