@@ -31,9 +31,9 @@ def cache_folder() -> Path:
     named = os.environ.get("GENOSTORE_CACHE")
     if named:
         return Path(named).expanduser()
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("genostore"))
+    return Path(platformdirs.user_cache_dir("genostore"))
 
 
 def fetch(
