@@ -121,8 +121,8 @@ def root_of(storage: Storage) -> RootSchema | None:
 
 
 class _Planner:
-    def __init__(self, catalogue: Catalogue, storage: Storage, download: bool, progress: Callable[[str], None]) -> None:
-        self.catalogue, self.storage, self.download, self.progress = catalogue, storage, download, progress
+    def __init__(self, catalogue: Catalogue, storage: Storage, download: bool, show: Watch) -> None:
+        self.catalogue, self.storage, self.download, self.show = catalogue, storage, download, show
         self.problems: list[Problem] = []
         self.files: dict[Location, SourceFile] = {}
         self.to_fetch: list[str] = []
