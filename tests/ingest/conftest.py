@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from .small import Small, build_small
+
 Write = Callable[[str, str | bytes], Path]
 
 
@@ -28,3 +30,12 @@ def write(tmp_path: Path) -> Write:
 def data(shared: Path) -> Path:
     """The folder of public data sets."""
     return shared / "data"
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    """A small genome with one file of every format; what is fetched or derived lands beside it."""
+    monkeypatch.setenv("GENOSTORE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    return build_small(folder)
