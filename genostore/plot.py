@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 
 from genostore.contacts import ContactMap, Contacts
 from genostore.draw import GAP, GRID, ContactView, Signal, WindowView, draw_window, style
-from genostore.errors import GenostoreError, QueryError
+from genostore.errors import GenostoreError, QueryError, WriteError
 from genostore.genome import Region
 
 if TYPE_CHECKING:
@@ -63,12 +64,14 @@ def plot_window(
     NotFoundError
         For an unknown gene, cell type, assay or contacts.
     QueryError
-        If ``width`` is below 10 bases, or matplotlib is not installed.
+        If ``width`` is below 10 bases, the path's ending names no format, or matplotlib is not installed.
+    WriteError
+        If the picture cannot be written.
     """
     check_matplotlib()
     figure = draw_window(read_window(store, gene, cell_types, assays, contacts, width))
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save(figure, path)
     return figure
 
 
@@ -78,6 +81,28 @@ def check_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise QueryError("pictures need matplotlib, which is not installed: pip install 'genostore[plot]'") from error
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Save a picture in the format that its name ends in, at 150 dpi.
+
+    Raises
+    ------
+    QueryError
+        If the ending names no format.
+    WriteError
+        If the file cannot be written.
+    """
+    ending = Path(path).suffix.lstrip(".")
+    known = figure.canvas.get_supported_filetypes()
+    if ending not in known:
+        raise QueryError(
+            f"{os.fspath(path)} should end in .png, .svg or .pdf; pictures are also written as {sorted(known)}"
+        )
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise WriteError(f"the picture {os.fspath(path)} cannot be written: {error.strerror}") from error
 
 
 def read_window(
@@ -255,7 +280,7 @@ def plot_content(store: Store, path: str | os.PathLike[str] | None = None) -> Fi
         ax.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
         ax.spines[["left", "bottom"]].set_visible(False)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        save(figure, path)
     return figure
 
 

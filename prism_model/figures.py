@@ -61,7 +61,7 @@ def training_curves(
             right.axhline(value, color="#777777", lw=1.0, ls=dash, label=f"{name} (baseline)")
         if best_step is not None:
             right.axvline(best_step, color=INK, lw=0.7, ls=(0, (3, 2)))
-            at = (best_step, 1.0)
+            at = (best_step, 0.06)
             right.annotate(
                 "checkpoint kept",
                 at,
@@ -69,7 +69,7 @@ def training_curves(
                 xytext=(3, -2),
                 textcoords="offset points",
                 fontsize=7,
-                va="top",
+                va="bottom",
                 rotation=90,
             )
         right.set_title("mean squared error on the validation split", loc="left")
@@ -80,6 +80,7 @@ def training_curves(
             ax.set_axisbelow(True)
         left.set_ylim(bottom=min(0.0, left.get_ylim()[0]))
         right.set_ylim(bottom=0)
+        right.set_xlim(left.get_xlim())
     return figure
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from genostore import draw, plot
 from genostore.contacts import Contacts
-from genostore.errors import NotFoundError, QueryError, RegionError
+from genostore.errors import NotFoundError, QueryError, RegionError, WriteError
 from tests.genostore.conftest import BIN, Toy
 
 
@@ -155,6 +155,16 @@ def test_what_cannot_be_drawn_is_said(toy: Toy) -> None:
         plot.plot_window(store, "G02", contacts=Contacts("microc"))
     with pytest.raises(RegionError, match="passes an end"):
         plot.plot_window(store, "chr1:10-90,000")
+
+
+def test_a_picture_that_cannot_be_saved_is_an_error(toy: Toy, tmp_path: Path) -> None:
+    store = toy.open()
+    with pytest.raises(QueryError, match=r"should end in \.png"):
+        plot.plot_window(store, "G02", width=100, path=tmp_path / "a.bed")
+    with pytest.raises(WriteError, match="cannot be written: No such file"):
+        plot.plot_window(store, "G02", width=100, path=tmp_path / "absent" / "a.png")
+    plot.plot_window(store, "G02", width=100, path=tmp_path / "a.svg")
+    assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
 def test_without_matplotlib_the_error_says_how_to_get_it(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

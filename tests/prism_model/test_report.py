@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,13 +12,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from genostore.errors import NotFoundError
+from prism_model.config import make_config
 from prism_model.figures import predicted_against_observed, training_curves
 from prism_model.page import Page
+from prism_model.report import difference_of_errors, report, report_command
+from prism_model.train import fit
+from tests.prism_model.conftest import CELLS, WIDTH
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+
+@pytest.fixture(scope="module")
+def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps."""
+    sizes = ["model.d_model=8", "model.n_layer=1", "model.d_state=4", "train.steps=8", "train.batch_size=8"]
+    config = make_config(overrides=[f"data.store={tiny_store}", f"data.width={WIDTH}", *sizes])
+    return fit(config, tmp_path_factory.mktemp("runs") / "tiny", device="cpu", say=lambda line: None)
 
 
 class Outline(HTMLParser):
@@ -105,3 +121,61 @@ def test_scatters_share_a_scale_and_state_their_errors() -> None:
     assert {"K562", "GM12878", "predicted log10(1 + CAGE)"} <= written
     first, second = figure.axes
     assert first.get_xlim() == first.get_ylim() == second.get_xlim()
+
+
+def test_a_report_shows_the_store_a_window_training_and_predictions(run: Path, tmp_path: Path) -> None:
+    lead = "genostore ingest catalog.yaml tiny.zarr"
+    page = report(run, tmp_path / "out", commands=[lead], device="cpu")
+    assert page == tmp_path / "out" / "report.html"
+    pictures = {"store.png", "neighbourhood.png", "window.png", "training.png", "predictions.png"}
+    assert {p.name for p in page.parent.iterdir()} == {*pictures, "report.html"}
+    found = outline(page)
+    assert found.images == len(pictures)
+    assert all(r.startswith("data:image/png;base64,") for r in found.references)
+    text = page.read_text(encoding="utf-8")
+    for expected in (lead, "prism report", "genostore plot", "What the store holds", "Predicted against observed"):
+        assert expected in text
+    for cell in CELLS:
+        assert f"{cell}.H3K27ac.bw" in text
+    scores = json.loads((run / "metrics" / "test.json").read_text())["scores"]
+    assert set(scores) == {"original", "adjusted", "mean", "ridge"}
+    for groups in scores.values():
+        assert f"{groups['all']['mse']:.4f}" in text
+        assert f"<b>{groups['all']['mse']:.3f}</b>" in text
+
+
+def test_a_report_evaluates_only_what_is_older_than_the_checkpoint(run: Path, tmp_path: Path) -> None:
+    report(run, tmp_path / "a", device="cpu")
+    scores = run / "metrics" / "test.json"
+    before = scores.stat().st_mtime_ns
+    result = CliRunner().invoke(report_command, [str(run), "--out", str(tmp_path / "b"), "--gene", "gene50"])
+    assert result.exit_code == 0, result.output
+    assert scores.stat().st_mtime_ns == before
+    assert "<code>gene50</code>" in (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
+    os.utime(scores, (0, 0))
+    report(run, tmp_path / "b", device="cpu")
+    assert scores.stat().st_mtime_ns > before
+
+
+def test_what_cannot_be_reported_is_said(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="not the folder of a run"):
+        report(tmp_path, tmp_path / "out")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.yaml").write_text((run / "config.yaml").read_text())
+    with pytest.raises(NotFoundError, match="no checkpoint yet"):
+        report(unfinished, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_difference_of_errors_resamples_genes() -> None:
+    rng = np.random.default_rng(0)
+    gene = np.repeat([f"g{i}" for i in range(200)], 2)
+    observed = rng.normal(size=400)
+    table = pd.DataFrame(
+        {"gene": gene, "observed": observed, "good": observed + 0.1, "bad": observed + rng.normal(size=400)}
+    )
+    difference, low, high = difference_of_errors(table, "good", "bad")
+    assert difference == pytest.approx(((table.good - observed) ** 2 - (table.bad - observed) ** 2).mean())
+    assert low < difference < high < 0
+    assert difference_of_errors(table, "good", "good") == (0, 0, 0)
