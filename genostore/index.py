@@ -5,13 +5,14 @@ It is a cache: every entry repeats a node's own attributes, and :func:`rebuild` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from genostore.disk import lock, write_file, writing
-from genostore.errors import FormatError
+from genostore.errors import CorruptionError, FormatError
 from genostore.schema import KEY, check_version, dumps, summary
 from genostore.storage import INDEX, PRIVATE, Storage
 
@@ -65,17 +66,30 @@ def write(storage: Storage, nodes: Mapping[str, Mapping[str, Any]]) -> None:
 
 def generation(storage: Storage, node: str) -> int:
     """Return the generation of the node that is there or was last there; 0 if there never was one."""
-    attributes = node_attributes(storage, node)
-    if attributes is not None:
-        return int(attributes.get("generation", 0))
+    with contextlib.suppress(CorruptionError):  # of a node that is about to be replaced, then
+        attributes = node_attributes(storage, node)
+        if attributes is not None:
+            return int(attributes.get("generation", 0))
     raw = storage.read(INDEX)
     return int(json.loads(raw)["nodes"].get(node, {}).get("generation", 0)) if raw else 0
 
 
 def node_attributes(storage: Storage, node: str) -> dict[str, Any] | None:
-    """Read a node's own attributes; None where there is no node."""
+    """Read a node's own attributes; None where there is no node.
+
+    Raises
+    ------
+    CorruptionError
+        If its metadata cannot be read.
+    """
     raw = storage.read(f"{node}/zarr.json")
-    attributes = json.loads(raw).get("attributes", {}).get(KEY) if raw else None
+    try:
+        attributes = json.loads(raw).get("attributes", {}).get(KEY) if raw else None
+    except ValueError as error:
+        raise CorruptionError(
+            f"the metadata of {node} of {storage.root} are damaged ({error}); ingest it again with --overwrite, or "
+            "restore the store from a copy"
+        ) from error
     return attributes if attributes and "kind" in attributes else None
 
 

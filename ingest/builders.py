@@ -16,7 +16,7 @@ from genostore.genome import Genome
 from genostore.schema import track_name
 from ingest.catalogue import Contacts, ExpressionSignal, ExpressionTable, Features, Regions, Track
 from ingest.catalogue.entries import GeneTable, GeometricMean
-from ingest.genes import GeneAxis, check_known, listed
+from ingest.genes import GeneAxis, check_known
 from ingest.nodes.base import SourceFile
 from ingest.nodes.columns import ExpressionNode, FeatureNode, RegionsNode, text
 from ingest.nodes.contacts import ContactsNode
@@ -29,6 +29,7 @@ from ingest.sources.contigs import ContigMatch, match
 from ingest.sources.hic import open_contacts
 from ingest.sources.tables import GeneValues, read_gene_values
 from ingest.sources.tracks import open_signal
+from ingest.wording import counted, listed
 
 RECORDED = 20  # names kept in attributes
 
@@ -236,7 +237,7 @@ class Builder:
         )
         if found.extra:
             self.notes.append(
-                f"{path}: {len(found.extra)} contigs of {file.name} are not in the assembly and are left out: "
+                f"{path}: left out {counted(len(found.extra), 'contig')} of {file.name} that the assembly lacks: "
                 f"{listed(found.extra)}"
             )
         return found
@@ -251,9 +252,9 @@ class Builder:
         check_known(found, entry, file, len(genes))
         if found.unknown or found.ambiguous:
             self.notes.append(
-                f"{path}: {len(found.unknown)} genes of {file.name} are not in the store and are left out"
+                f"{path}: left out {counted(len(found.unknown), 'gene')} of {file.name} that the store lacks"
                 + (f": {listed(found.unknown)}" if found.unknown else "")
-                + (f"; {len(found.ambiguous)} names are of several genes: {listed(found.ambiguous)}"
+                + (f"; {counted(len(found.ambiguous), 'name')} of several genes: {listed(found.ambiguous)}"
                    if found.ambiguous else "")
             )  # fmt: skip
         return found

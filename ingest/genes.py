@@ -19,10 +19,10 @@ from ingest.nodes.columns import GenesNode, text
 from ingest.sources.contigs import ContigMatch, match
 from ingest.sources.genes import place_genes, read_genes
 from ingest.sources.tables import GeneValues, read_gene_values
+from ingest.wording import counted, listed
 
 COLUMNS = ("id", "name", "contig", "start", "end", "tss", "strand", "biotype")
 SPLITS = ("train", "valid", "test")
-LISTED = 5  # names shown in a note or message
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,6 @@ def check_known(found: GeneValues, entry: GeneTable, file: SourceFile, n_genes: 
     if entry.unknown_genes == "error" and (found.unknown or found.ambiguous):
         unknown = found.unknown + found.ambiguous
         raise SourceError(
-            f"{file.path}: {len(unknown)} values of column {entry.gene_id!r} are no gene of the store, or of several: "
-            f"{listed(unknown, 20)}; remove these rows, or say unknown_genes: drop"
+            f"{file.path}: {counted(len(unknown), 'value')} of column {entry.gene_id!r} are no gene of the store, or "
+            f"of several: {listed(unknown, 20)}; remove these rows, or say unknown_genes: drop"
         )
-
-
-def listed(names: list[str], most: int = LISTED) -> str:
-    """List names for a person, cut short."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -4,10 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
+from genostore import index
 from genostore.arrays import Array, checksum, combine, read_column
-from genostore.errors import GenostoreError
+from genostore.errors import CorruptionError, GenostoreError
+from genostore.schema import summary
 from genostore.storage import Storage
+
+
+def survey(storage: Storage) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Find the nodes of a store, as :func:`genostore.index.scan` does, whatever state they are in.
+
+    Returns
+    -------
+    nodes : dict
+        Attributes by path, without the list of shards.
+    broken : dict
+        What is wrong with the metadata of those that cannot be read, by path.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    broken: dict[str, str] = {}
+
+    def walk(parent: str) -> None:
+        for child in sorted(storage.path(parent).iterdir()):
+            if child.name.startswith(".") or not (child / "zarr.json").is_file():
+                continue
+            path = f"{parent}/{child.name}".lstrip("/")
+            try:
+                attributes = index.node_attributes(storage, path)
+            except CorruptionError as error:
+                broken[path] = str(error)
+                continue
+            if attributes is not None:
+                nodes[path] = summary(attributes)
+            else:
+                walk(path)
+
+    walk("")
+    return nodes, broken
 
 
 def arrays_of(storage: Storage, node: str) -> Iterator[str]:

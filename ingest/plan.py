@@ -21,11 +21,12 @@ from genostore.storage import Storage
 from ingest.builders import Builder
 from ingest.catalogue import Catalogue, ColumnSplit, ContigSplit, ExpressionTable, Problem, load, report
 from ingest.fetch import cache_folder, cached, fetch, redact
-from ingest.genes import GeneAxis, column_split, contig_split, gene_axis, genes_node, listed
+from ingest.genes import GeneAxis, column_split, contig_split, gene_axis, genes_node
 from ingest.nodes.base import Node, SourceFile
 from ingest.nodes.sequence import SequenceNode
 from ingest.progress import Watch
 from ingest.sources.fasta import Fasta
+from ingest.wording import counted, listed
 
 Location = tuple[str | int, ...]
 
@@ -219,7 +220,7 @@ class _Planner:
             if len(axis.dropped):
                 reasons = ", ".join(f"{n} {why}" for why, n in axis.dropped["reason"].value_counts().items())
                 build.notes.append(
-                    f"genes: {len(axis.dropped):,} of {file.name} are left out ({reasons}): "
+                    f"genes: left out {counted(len(axis.dropped), 'gene')} of {file.name} ({reasons}): "
                     f"{listed(list(axis.dropped['id']))}"
                 )
             return axis

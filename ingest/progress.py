@@ -19,6 +19,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from ingest.wording import duration
+
 _EVERY = 20.0  # seconds between plain lines
 
 
@@ -100,7 +102,8 @@ class Lines(Silent):
         """Say so."""
         self._finished += 1
         self._told = time.monotonic()
-        self._say(f"[{self._finished}/{self._nodes}] {node} {what}; {self._rate()}")
+        rate = f"; {self._rate()}" if self._done else ""
+        self._say(f"[{self._finished}/{self._nodes}] {node} {what}{rate}")
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._began, 1e-3)
@@ -230,12 +233,3 @@ def _columns() -> list[ProgressColumn]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     ]
-
-
-def duration(seconds: float) -> str:
-    """Write a length of time: ``42 s``, ``3:07 min``, ``2:15 h``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"
-    return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genostore import index
-from genostore.errors import CatalogueError, ConflictError
+from genostore.errors import CatalogueError, ConflictError, CorruptionError
 from genostore.staging import create
 from genostore.storage import Storage
 from ingest.integrity import intact
@@ -16,6 +16,7 @@ from ingest.job import Job
 from ingest.nodes.base import Node
 from ingest.plan import Plan
 from ingest.progress import Display, Silent
+from ingest.wording import counted, listed
 from ingest.workers import crew
 
 _ALONG_GENES = ("genes", "feature", "expression")
@@ -80,7 +81,10 @@ def run(
         If the store cannot be written.
     """
     if plan.to_fetch or plan.genome is None:
-        raise CatalogueError(f"{len(plan.to_fetch)} sources are not here yet; plan again with download=True")
+        raise CatalogueError(
+            f"{counted(len(plan.to_fetch), 'source')} still to fetch: {listed(plan.to_fetch)}; plan again with "
+            "download=True"
+        )
     storage = create(plan.store, plan.genome)
     show = progress if progress is not None else Silent()
     jobs, kept = settle(plan.nodes, storage, overwrite)
@@ -112,8 +116,13 @@ def settle(nodes: Sequence[Node], storage: Storage, overwrite: bool) -> tuple[li
     """
     jobs, kept, conflicts = [], [], []
     for node in nodes:
-        there = index.node_attributes(storage, node.path)
         job = Job(node, storage)
+        try:
+            there = index.node_attributes(storage, node.path)
+        except CorruptionError:
+            if not overwrite:
+                raise
+            there = None
         if there is None:
             jobs.append(job)
         elif there.get("digest") == node.digest:
@@ -127,7 +136,7 @@ def settle(nodes: Sequence[Node], storage: Storage, overwrite: bool) -> tuple[li
             conflicts.append(f"{node.path}: {difference(there, node)}")
     if conflicts and not overwrite:
         raise ConflictError(
-            f"{len(conflicts)} nodes of {storage.root} are there with other content; --overwrite replaces them, and "
+            f"{counted(len(conflicts), 'node')} of {storage.root} would change; --overwrite replaces what is there; "
             "nothing was written\n  " + "\n  ".join(conflicts)
         )
     if any(job.node.kind == "genes" and storage.path("genes").exists() for job in jobs):

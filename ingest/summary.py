@@ -6,7 +6,7 @@ from genostore import index
 from genostore.storage import Storage
 from ingest.nodes.base import Node
 from ingest.plan import Plan
-from ingest.progress import duration
+from ingest.wording import counted, duration, sized
 
 # As measured on 50 Mb tracks of 2 million intervals; see benchmarks/ingest_track.py.
 _STORED = 0.7  # bytes stored for each byte of a compressed source
@@ -32,7 +32,7 @@ def summarise(plan: Plan, workers: int = 1) -> str:
     lines = [f"{storage.root}"]
     if plan.genome is not None:
         bases = sum(c.length for c in plan.genome)
-        lines[0] += f": assembly {plan.genome.name}, {len(plan.genome)} contigs, {bases:,} bases"
+        lines[0] += f": assembly {plan.genome.name}, {counted(len(plan.genome), 'contig')}, {bases:,} bases"
     width = max((len(n.path) for n in plan.nodes), default=0)
     new: list[Node] = []
     for node in plan.nodes:
@@ -42,23 +42,15 @@ def summarise(plan: Plan, workers: int = 1) -> str:
             new.append(node)
         source = node.sources[0]
         size = source.path.stat().st_size
-        lines.append(f"  {node.path:<{width}}  {state:<7}  {_bytes(node.size):>9} from {source.name} ({_bytes(size)})")
+        lines.append(f"  {node.path:<{width}}  {state:<7}  {sized(node.size):>9} from {source.name} ({sized(size)})")
     lines += [f"  to fetch: {source}" for source in plan.to_fetch]
     if plan.to_fetch:
-        lines.append(f"{len(plan.to_fetch)} sources are not here; what needs them is not listed in full")
+        lines.append(f"{counted(len(plan.to_fetch), 'source')} to fetch; what is made from them is not listed")
     values = sum(node.size for node in new)
     stored = sum(min(node.size, _STORED * sum(s.path.stat().st_size for s in node.sources)) for node in new)
     seconds = values / _RATE / max(workers, 1)
     lines.append(
-        f"{len(new)} of {len(plan.nodes)} nodes to write: {_bytes(values)} of values, about {_bytes(stored)} on disk, "
-        f"about {duration(seconds)} with {workers} worker{'s' if workers > 1 else ''}"
+        f"{len(new)} of {len(plan.nodes)} nodes to write: {sized(values)} of values, about {sized(stored)} on disk, "
+        f"about {duration(seconds)} with {counted(workers, 'worker')}"
     )
     return "\n".join(lines)
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"

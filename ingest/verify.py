@@ -16,9 +16,10 @@ from genostore.storage import Storage
 from genostore.store import Store, open
 from ingest.catalogue import Catalogue
 from ingest.compare import compare
-from ingest.integrity import arrays_of, damage
+from ingest.integrity import arrays_of, damage, survey
 from ingest.plan import Plan, plan
 from ingest.progress import Watch
+from ingest.wording import counted
 
 # What a node of each kind says of itself, and the dimension of its arrays.
 _ATTRIBUTES = {
@@ -29,8 +30,9 @@ _ATTRIBUTES = {
     "feature": ("cell_type",),
     "expression": ("assay", "cell_type", "transform"),
     "regions": ("n", "columns"),
+    "packed": (),
+    "coordinate": (),
 }
-_PACK = "packed"
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Verification:
     def __str__(self) -> str:
         """Say it in lines: the findings, then what was looked at."""
         against = f", {self.compared:,} values compared with their sources" if self.compared else ""
-        looked = f"{self.nodes} nodes, {self.values:,} values with their checksums{against}"
-        verdict = "all is well" if self.ok else f"{len(self.findings)} findings"
+        looked = f"{counted(self.nodes, 'node')}, {self.values:,} values with their checksums{against}"
+        verdict = "all is well" if self.ok else counted(len(self.findings), "finding")
         return "\n".join([*map(str, self.findings), f"{looked}: {verdict}"])
 
 
@@ -128,8 +130,9 @@ def verify(
         raise CatalogueError("deep compares every value with its source, so name the catalogue: against=")
     opened = open(store)
     report = Verification()
-    found = dict(index.scan(opened.storage))
-    _check_index(opened.storage, found, report)
+    found, broken = survey(opened.storage)
+    report.findings += [Finding(node, message) for node, message in broken.items()]
+    _check_index(opened.storage, found, broken, report)
     with progress or Watch() as show:
         for node, entry in found.items():
             show.look(node)
@@ -149,15 +152,19 @@ def _compare(opened: Store, planned: Plan, sample: int | None, seed: int, report
     damaged = {finding.node for finding in report.findings}
     for node in planned.nodes:
         show.look(node.path)
+        if any(f"{path}/".startswith(f"{node.path}/") for path in damaged):
+            continue
         if index.node_attributes(opened.storage, node.path) is None:
             report.findings.append(Finding(node.path, "is in the catalogue and not in the store"))
-        elif not any(f"{path}/".startswith(f"{node.path}/") for path in damaged):
+        else:
             for message in compare(opened, node, sample, seed, report):
                 report.findings.append(Finding(node.path, message))
     planned.clean()
 
 
-def _check_index(storage: Storage, found: dict[str, Any], report: Verification) -> None:
+def _check_index(
+    storage: Storage, found: dict[str, dict[str, Any]], broken: dict[str, str], report: Verification
+) -> None:
     """Compare the index with the nodes' own attributes."""
     try:
         listed = index.read(storage)
@@ -165,7 +172,7 @@ def _check_index(storage: Storage, found: dict[str, Any], report: Verification) 
         report.findings.append(Finding("index.json", str(error)))
         return
     remedy = f"run `genostore reindex {storage.root}`"
-    for node in sorted(listed.keys() | found.keys()):
+    for node in sorted((listed.keys() | found.keys()) - broken.keys()):
         if node not in found:
             report.findings.append(Finding(node, f"is in the index and not in the store; {remedy}"))
         elif node not in listed:
@@ -176,10 +183,10 @@ def _check_index(storage: Storage, found: dict[str, Any], report: Verification) 
 
 def _check_node(storage: Storage, genome: Genome, node: str, entry: dict[str, Any], report: Verification) -> None:
     kind = entry["kind"]
-    if kind not in _ATTRIBUTES and kind != _PACK:
+    if kind not in _ATTRIBUTES:
         report.findings.append(Finding(node, f"is of kind {kind!r}; known are {', '.join(_ATTRIBUTES)}"))
         return
-    lacking = [name for name in (*_ATTRIBUTES.get(kind, ()), "generation") if name not in entry]
+    lacking = [name for name in (*_ATTRIBUTES[kind], "generation") if name not in entry]
     if lacking:
         report.findings.append(Finding(node, f"lacks the attributes {', '.join(lacking)}"))
     for path in arrays_of(storage, node):
