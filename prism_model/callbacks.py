@@ -52,11 +52,11 @@ class CsvLog(Logger):  # type: ignore[misc]
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Start the log, or keep its rows up to a step."""
+        """Start the log, or keep its rows from before a step."""
         rows: list[dict[str, str]] = []
         if step and self.path.is_file():
             with self.path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
             writer.writeheader()
@@ -117,7 +117,7 @@ class Keep(Checkpoint):  # type: ignore[misc]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the loop's state, unless the epoch was broken off."""
-        if getattr(pl_module, "interrupted", False):
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         path = self.folder / RESUME
         part = path.with_name(f".{path.name}.part")

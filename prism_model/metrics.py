@@ -44,6 +44,7 @@ def scores(observed: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
 
 def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Pearson's correlation; NaN when either side is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
     x, y = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / scale if scale else math.nan
+    return float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -116,10 +117,12 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         return replace(batch, **moved)
 
     def on_train_epoch_start(self) -> None:
-        """The order of an epoch depends on its number alone, also after a resume."""
-        loader = self.trainer.train_dataloader
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(self.current_epoch)
+        """Start the loader's epoch: its order depends on the number alone, also after a resume."""
+        _start_epoch(self.trainer.train_dataloader, self.current_epoch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the loader anew: Lightning leaves it after the last batch, which is not the end of its epoch."""
+        _start_epoch(self.trainer.val_dataloaders, 0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch.
@@ -132,14 +135,14 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         c = self.loss_config
         terms = prism_loss(self.model(*self.inputs(batch)), batch.target, c.alpha, c.beta, c.temperature)
         if not torch.isfinite(terms.total):
-            shown = {name: float(term) for name, term in zip(TERMS, terms, strict=True) if term is not None}
+            shown = {name: term.item() for name, term in zip(TERMS, terms, strict=True) if term is not None}
             raise DivergedError(
                 f"the loss of step {self.global_step} is not finite ({shown}); the batch holds "
                 f"{', '.join(self.names(batch))}. Look for extreme values in these windows, or lower train.lr"
             )
         logged = {f"train/{name}": term for name, term in zip(TERMS, terms, strict=True) if term is not None}
-        logged["lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict(logged, batch_size=len(batch))
+        logged["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict({**logged, **self._place(self.global_step)}, batch_size=len(batch))
         return terms.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -161,7 +164,12 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         observed, *predictions = (column[once].numpy() for column in rows[1:])
         for branch, predicted in zip(BRANCHES, predictions, strict=False):
             values = scores(observed, predicted)
-            self.log_dict({f"valid/{branch}_{name}": values[name] for name in SCORES}, rank_zero_only=False)
+            self.log_dict({f"valid/{branch}_{name}": values[name] for name in SCORES})
+        self.log_dict(self._place(self.global_step - 1))
+
+    def _place(self, step: int) -> dict[str, float]:
+        """Where a row of the log belongs: Lightning's own count of steps is one off after a resume."""
+        return {"step": float(step), "epoch": float(self.current_epoch)}
 
 
 def fit(
@@ -219,6 +227,10 @@ def fit(
     precision = config.train.precision if config.train.precision != "auto" else ("bf16-mixed" if cuda else "32-true")
     train, valid = data.windows("train"), data.windows("valid")
     model = Prism(config.model, scan=config.scan)
+    if config.train.start_from_mean:
+        targets = train.selection.target
+        assert targets is not None  # the query named an expression
+        nn.init.constant_(model.head.get_parameter("4.bias"), float(np.nanmean(targets)))
     train_loader = data.loader(train, config.train.batch_size, shuffle=True, seed=config.seed, device=place)
     valid_loader = data.loader(valid, config.train.batch_size, device=place)
     steps = config.train.steps or (config.train.epochs or 1) * len(train_loader)
@@ -287,11 +299,16 @@ def make_trainer(
             logger=log,
             log_every_n_steps=1 if steps < 1_000 else 10,
             callbacks=[*callbacks, *bar],
-            enable_checkpointing=True,
+            enable_checkpointing=any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
             enable_progress_bar=bool(bar),
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
+
+
+def _start_epoch(loader: Any, epoch: int) -> None:
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
 
 
 def _columns() -> list[str]:
@@ -335,7 +352,7 @@ def quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*GPU available but not used.*", ".*`LeafSpec`.*"):
+        for message in (".*does not have many workers.*", ".*GPU available but not used.*", ".*LeafSpec.*"):
             warnings.filterwarnings("ignore", message=message)
         for logger in loggers:
             logger.setLevel(logging.ERROR)

@@ -1,0 +1,315 @@
+"""Training on a tiny store: the run's folder, resuming, stopping, diverging, and the commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import Tensor
+
+from genostore import Batch
+from genostore.errors import ConflictError, FormatError, NotFoundError, QueryError
+from prism_model import Prism, PrismConfig
+from prism_model.cli import main
+from prism_model.config import LossConfig, RunConfig, TrainConfig, make_config
+from prism_model.data import Data
+from prism_model.evaluate import evaluate
+from prism_model.metrics import scores
+from prism_model.predict import Predictor
+from prism_model.train import DivergedError, Training, fit, make_trainer
+
+SETTINGS = ["data.width=256", "model.d_model=8", "model.n_layer=1", "model.d_state=4", "train.lr=0.01"]
+
+
+def config(store: Path, *overrides: str) -> RunConfig:
+    return make_config("laptop", None, [f"data.store={store}", *SETTINGS, "train.epochs=3", *overrides])
+
+
+def quiet(line: str) -> None:
+    """Takes the lines that a run says."""
+
+
+@pytest.fixture(scope="module")
+def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs."""
+    return fit(config(tiny_store), tmp_path_factory.mktemp("runs") / "whole", device="cpu", say=quiet)
+
+
+def log_of(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_data_are_resolved_from_the_store(tiny_store: Path) -> None:
+    data = Data(config(tiny_store).data)
+    assert data.channels == ["H3K27ac", "DNase", "hic"]
+    assert data.roles == ["foreground", "background", "background"]
+    assert data.features == ["CDSLEN"]
+    c = data.config
+    assert (c.cell_types, c.contact_bin_size, c.contact_weight, c.fold) == (("A", "B"), 500, "VC", "split")
+    assert len(data.windows("train")) == 58  # 30 genes in two cell types; one gene is not measured
+    assert len(data.windows("train", measured=False)) == 60
+    with pytest.raises(NotFoundError, match="no expression 'CAGEE': did you mean 'CAGE'"):
+        Data(replace(c, expression="CAGEE"))
+
+
+def test_the_folder_of_a_run_tells_everything(run: Path, tiny_store: Path) -> None:
+    digest = json.loads((run / "data.json").read_text())
+    assert digest["nodes"]["tracks/A/DNase"]["provenance"]["source"] == "A.DNase.bw"
+    assert {"genes", "sequence", "expression/CAGE/B", "contacts/A/hic/500", "features/CDSLEN"} <= set(digest["nodes"])
+    about = json.loads((run / "run.json").read_text())
+    assert about["seed"] == 2
+    assert about["code"]["version"]
+    card = json.loads((run / "checkpoints/best/model.json").read_text())
+    assert card["config"]["signal_size"] == 3
+    rows = log_of(run)
+    validations = [row for row in rows if row["valid/original_mse"]]
+    assert len(validations) == 3
+    assert [int(row["step"]) for row in rows if row["train/total"]] == list(range(12))
+    best = min(float(row["valid/original_mse"]) for row in validations)
+    assert card["info"]["scores"]["valid/original_mse"] == pytest.approx(best)
+    assert Prism.from_run(run).config.n_context == 2
+    torch.load(run / "checkpoints/resume.ckpt", weights_only=True)  # plain values alone
+
+
+def test_training_lowers_the_loss(tiny_store: Path, tmp_path: Path) -> None:
+    fit(config(tiny_store, "train.epochs=8", "data.transform=log1p", "loss.beta=0"), tmp_path / "r", say=quiet)
+    losses = [float(row["train/prediction"]) for row in log_of(tmp_path / "r") if row["train/prediction"]]
+    assert np.mean(losses[-4:]) < 0.75 * np.mean(losses[:4])
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+
+    def stop_in_the_third_epoch(line: str) -> None:
+        if line.startswith("step 8 "):
+            raise KeyboardInterrupt  # as hard as it gets
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(config(tiny_store), part, device="cpu", say=stop_in_the_third_epoch)
+    fit(RunConfig(), part, resume=True, device="cpu", say=quiet)
+    whole, resumed = Prism.from_run(run).state_dict(), Prism.from_run(part).state_dict()
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+    assert log_of(run) == log_of(part)
+
+
+def test_ctrl_c_keeps_the_best_checkpoint(tiny_store: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 4 "):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    fit(config(tiny_store, "train.epochs=50"), tmp_path / "r", device="cpu", say=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert any(line.startswith("stopping after this step") for line in lines)
+    assert lines[-1].startswith("interrupted at step")
+    Prism.from_run(tmp_path / "r")
+    fit(RunConfig(), tmp_path / "r", resume=True, device="cpu", say=stop_soon(lines))
+
+
+def stop_soon(lines: list[str]) -> Any:
+    """Interrupt a resumed run at its first validation."""
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "valid original" in line:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return say
+
+
+def test_runs_are_not_overwritten_and_not_resumed_on_other_data(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConflictError, match="holds a run already"):
+        fit(config(tiny_store), run, say=quiet)
+    with pytest.raises(NotFoundError, match="not the folder of a run"):
+        fit(RunConfig(), tmp_path, resume=True, say=quiet)
+    digest = json.loads((run / "data.json").read_text())
+    changed = digest | {"sha256": "0", "nodes": digest["nodes"] | {"tracks/A/DNase": {"generation": 7}}}
+    (run / "data.json").write_text(json.dumps(changed))
+    try:
+        with pytest.raises(ConflictError, match="tracks/A/DNase changed since"):
+            fit(RunConfig(), run, resume=True, say=quiet)
+    finally:
+        (run / "data.json").write_text(json.dumps(digest))
+
+
+def test_encoder_signals_by_role(tiny_store: Path, tmp_path: Path) -> None:
+    overrides = ["model.encoder_signals=background", "train.epochs=1"]
+    fit(config(tiny_store, *overrides), tmp_path / "r", say=quiet)
+    assert Prism.from_run(tmp_path / "r").config.encoder_signals == (1, 2)
+    with pytest.raises(NotFoundError, match="none of H3K27ac has that role"):
+        fit(config(tiny_store, *overrides, "data.assays=[H3K27ac]", "data.contacts=null"), tmp_path / "s", say=quiet)
+
+
+def test_sequence_alone(tiny_store: Path, tmp_path: Path) -> None:
+    overrides = ["data.assays=[]", "data.contacts=null", "data.features=[]", "model.n_context=0", "train.epochs=1"]
+    out = fit(config(tiny_store, *overrides), tmp_path / "r", say=quiet)
+    result = evaluate(out, "valid", device="cpu")
+    assert set(result["scores"]) == {"original", "mean", "ridge"}
+
+
+class InMemory:
+    """Batches in a list, as good a loader as any."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def batches(n: int, spoil: int | None = None) -> InMemory:
+    g = torch.Generator().manual_seed(0)
+    made = []
+    for i in range(n):
+        index = torch.arange(4) + 4 * i
+        signal_ = torch.randn(4, 128, 2, generator=g)
+        if i == spoil:
+            signal_[1, 5] = torch.inf
+        zeros = torch.zeros(4, dtype=torch.long)
+        one_hot = torch.eye(4)[torch.randint(0, 4, (4, 128), generator=g)]
+        parts: dict[str, Tensor] = {"sequence": one_hot, "signal": signal_, "target": signal_.mean((1, 2))}
+        made.append(Batch(index, index, zeros, zeros, zeros, zeros, **parts))
+    return InMemory(made)
+
+
+def in_memory(loader: InMemory, steps: int) -> Training:
+    torch.manual_seed(0)
+    model = Prism(PrismConfig(signal_size=2, feature_size=0, center_length=128, d_model=8, n_layer=1, d_state=2))
+    train = TrainConfig(epochs=None, steps=steps)
+    module = Training(
+        model,
+        LossConfig(),
+        train,
+        steps,
+        lambda batch: (batch.sequence, batch.signal, batch.features),
+        lambda batch: [f"gene{i}" for i in batch.gene.tolist()],
+    )
+    make_trainer(train, steps, len(loader), False, []).fit(module, loader, batches(2))
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore:.*LeafSpec")
+def test_the_lightning_module_trains_on_any_batches() -> None:
+    module = in_memory(batches(3), 6)
+    assert module.trainer.global_step == 6
+    logged = {k: float(v) for k, v in module.trainer.callback_metrics.items()}
+    with torch.no_grad():
+        out = [module.model(b.sequence, b.signal).original for b in batches(2)]
+    expected = scores(torch.cat([b.target for b in batches(2)]), torch.cat(out))
+    assert logged["valid/original_mse"] == pytest.approx(expected["mse"], rel=1e-4)
+    assert logged["valid/original_spearman"] == pytest.approx(expected["spearman"], rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore:.*LeafSpec")
+def test_a_loss_that_is_not_finite_names_the_genes() -> None:
+    with pytest.raises(DivergedError, match=r"loss of step 2 is not finite.*gene8, gene9, gene10, gene11"):
+        in_memory(batches(4, spoil=2), 8)
+
+
+def test_evaluate(run: Path) -> None:
+    result = evaluate(run, "test", device="cpu")
+    table = pd.read_parquet(run / "predictions/test.parquet")
+    assert list(table) == ["gene", "name", "cell_type", "observed", "original", "adjusted", "mean", "ridge"]
+    assert len(table) == 24
+    for name in ("original", "adjusted", "ridge"):
+        assert result["scores"][name]["all"] == scores(table["observed"], table[name])
+        rows = table[table["cell_type"] == "B"]
+        assert result["scores"][name]["B"] == scores(rows["observed"], rows[name])
+    assert result["scores"]["ridge"]["all"]["pearson"] > 0.9  # the expression is made from the signal
+    kept = json.loads((run / "metrics/test.json").read_text())
+    assert kept["scores"]["mean"]["all"]["pearson"] is None  # a constant has no correlation
+    assert kept["data"] == json.loads((run / "data.json").read_text())["sha256"]
+
+
+def test_predict_genes(run: Path) -> None:
+    predictor = Predictor(run, device="cpu")
+    table = predictor(predictor.genes(["gene3", "G001"]))
+    assert list(table["gene"]) == ["G003", "G003", "G001", "G001"]
+    assert table["observed"].isna().tolist() == [True, True, False, False]
+    again = predictor(predictor.genes(["G001"]), batch_size=1)
+    np.testing.assert_allclose(again["original"], table["original"][2:], rtol=1e-5)
+    assert len(predictor(predictor.genes())) == 108
+
+
+def test_unseen_cell_types_are_warned_of(tiny_store: Path, tmp_path: Path) -> None:
+    out = fit(config(tiny_store, "data.cell_types=[A]", "train.epochs=1"), tmp_path / "r", say=quiet)
+    with pytest.warns(UserWarning, match="trained on A and has never seen B"):
+        predictor = Predictor(out, cell_types=["B"], device="cpu")
+    assert set(predictor(predictor.genes(["G001"]))["cell_type"]) == {"B"}
+
+
+def command(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_commands(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    sets = [part for setting in [*SETTINGS, "train.epochs=1"] for part in ("--set", setting)]
+    done = command("train", tiny_store, "--out", out, "--seed", 5, *sets)
+    assert done.exit_code == 0, done.output
+    assert "finished at step 4" in done.output
+    assert command("train", "--out", out, "--resume").exit_code == 0
+    done = command("evaluate", out, "--split", "valid", "--no-baselines")
+    assert "original branch" in done.output
+    assert "adjusted branch" in done.output
+    done = command("predict", out, "--genes", "G001,gene5")
+    assert done.output.splitlines()[0] == "gene\tname\tcell_type\tobserved\toriginal\tadjusted"
+    assert len(done.output.splitlines()) == 5
+    (tmp_path / "genes.txt").write_text("G001\n\ngene5\n")
+    done = command("predict", out, "--genes", f"@{tmp_path / 'genes.txt'}", "--out", tmp_path / "p.parquet")
+    assert len(pd.read_parquet(tmp_path / "p.parquet")) == 4
+    done = command("predict", out, "--genes", "gen5")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: there is no gene 'gen5'")
+    assert command("predict", out, "--out", tmp_path / "p.xlsx").exit_code == 1
+    assert command("train", tiny_store, "--out", out, *sets).exit_code == 1
+    assert command("train", tiny_store, "--out", out, "--resume").exit_code == 2
+
+
+def test_convert_there_and_back(small_parity: Any, tmp_path: Path) -> None:
+    activation = ("--context-activation", "softmax", "--center-length", 256)
+    done = command("convert", small_parity.path, "--out", tmp_path / "ours", *activation)
+    assert "26,349 parameters: d_model 32, 2 layers, 3 contexts, 2 signals, 9 features" in done.output
+    model = Prism.from_run(tmp_path / "ours")
+    with torch.no_grad():
+        out = model(*small_parity.inputs)
+    np.testing.assert_allclose(out.original[:, None], small_parity.arrays["eval_logits"], rtol=1e-4)
+    command("convert", tmp_path / "ours", "--to-official", "--out", tmp_path / "back.ckpt")
+    back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
+    before = torch.load(small_parity.path, weights_only=True)["state_dict"]
+    assert all(torch.equal(before[key], value) for key, value in back.items())
+    done = command("convert", tmp_path / "nothing.ckpt")
+    assert done.exit_code == 1
+    assert "there is no checkpoint" in done.output
+
+
+def test_a_store_without_a_signal_of_the_model(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    with pytest.raises(FormatError, match="not a genostore store"):
+        Predictor(run, store=tmp_path / "none.zarr", device="cpu")
+    lacking = tmp_path / "lacking.zarr"
+    shutil.copytree(tiny_store, lacking)
+    shutil.rmtree(lacking / "tracks/B/DNase")
+    (lacking / "index.json").unlink()
+    with pytest.raises(QueryError, match="no track B/DNase"):
+        Predictor(run, store=lacking, device="cpu")
