@@ -27,6 +27,7 @@ CONTACT_MAP = "magma_r"
 LETTERS_UP_TO = 120  # bases; beyond that they cannot be read, and GC content is drawn
 FIGURE_IN, SIDES_IN = 10.0, (1.35, 0.85)  # inches
 WIDTH_IN = FIGURE_IN - sum(SIDES_IN)
+MOST_LANES = 5  # of genes; with more, names are left out
 COLUMNS = 900  # points drawn along the axis; about one a pixel
 
 STYLE = {
@@ -159,7 +160,7 @@ def draw_window(view: WindowView) -> Figure:
 
     cells = list(dict.fromkeys([*(c.cell_type for c in view.contacts), *(s.cell_type for s in view.signals)]))
     colour = colours(cells)
-    lanes = gene_lanes(view.genes, view.start, view.end)
+    lanes, named = gene_lanes(view.genes, view.start, view.end)
     heights = [1.25] * len(view.contacts) + [0.75] * bool(view.contacts and view.tss is not None)
     heights += [0.22 * max(1, max(lanes, default=0) + 1) + 0.12, 0.42] + [0.5] * len(view.signals)
     (left, right), top, bottom, gap = SIDES_IN, 0.72, 0.5, 0.1
@@ -175,7 +176,7 @@ def draw_window(view: WindowView) -> Figure:
         rest = iter(axes)
         if view.contacts:
             _contacts(figure, rest, view, colour)
-        draw_genes(next(rest), view.genes, lanes, view.start, view.end, view.gene)
+        draw_genes(next(rest), view.genes, lanes, view.start, view.end, view.gene, named)
         draw_sequence(next(rest), view.codes, view.start)
         _signals(rest, view, colour)
         for ax in axes:
@@ -345,8 +346,17 @@ def draw_sequence(ax: Axes, codes: NDArray[np.uint8], start: int) -> None:
     side_label(ax, "GC content", f"of {round(len(codes) / columns):,} bp", INK)
 
 
-def gene_lanes(genes: pd.DataFrame, start: int, end: int) -> list[int]:
-    """Give each gene the first lane on which neither it nor its name meets another; they come sorted by start."""
+def gene_lanes(genes: pd.DataFrame, start: int, end: int) -> tuple[list[int], bool]:
+    """Give each gene a lane, counted downwards; the genes come sorted by start.
+
+    Returns
+    -------
+    lanes : list of int
+        Where neither a gene nor its name meets another; or the plus strand above the minus strand, where that would
+        take more than ``MOST_LANES``.
+    named : bool
+        Whether there is room for all names.
+    """
     free: list[float] = []
     lanes = []
     for gene in genes.itertuples():
@@ -357,7 +367,9 @@ def gene_lanes(genes: pd.DataFrame, start: int, end: int) -> list[int]:
         lane = next((i for i, until in enumerate(free) if until <= a), len(free))
         free[lane:] = [b, *free[lane + 1 :]]
         lanes.append(lane)
-    return lanes
+    if len(free) > MOST_LANES:
+        return [int(strand == "-") for strand in genes["strand"]], False
+    return lanes, True
 
 
 def _name_place(gene: Any, start: int, end: int) -> tuple[float, str]:
@@ -371,20 +383,23 @@ def _name_place(gene: Any, start: int, end: int) -> tuple[float, str]:
 
 
 def draw_genes(
-    ax: Axes, genes: pd.DataFrame, lanes: Sequence[int], start: int, end: int, stressed: str | None = None
+    ax: Axes,
+    genes: pd.DataFrame,
+    lanes: Sequence[int],
+    start: int,
+    end: int,
+    stressed: str | None = None,
+    named: bool = True,
 ) -> None:
-    """Draw gene bodies, each with its TSS's arrow and its name."""
+    """Draw gene bodies, each with its TSS's arrow and its name; only the stressed one's where not ``named``."""
     for gene, lane in zip(genes.itertuples(), lanes, strict=True):
         mine = gene.id == stressed
         colour = INK if mine else "#777777"
         y, forward = -lane, 1 if gene.strand != "-" else -1
-        ax.plot(
-            [max(gene.start, start), min(gene.end, end)],
-            [y, y],
-            color=colour,
-            lw=4 if mine else 3,
-            solid_capstyle="butt",
-        )
+        body = [max(gene.start, start), min(gene.end, end)]
+        ax.plot(body, [y, y], color=colour, lw=4 if mine else 3, solid_capstyle="butt")
+        if not (named or mine):
+            continue
         if start <= gene.tss < end:
             foot, tip = gene.tss + 0.5, gene.tss + 0.5 + forward * 0.014 * (end - start)
             ax.plot([foot, foot], [y, y + 0.42], color=colour, lw=1.0)
@@ -396,7 +411,7 @@ def draw_genes(
     ax.set_ylim(-max(lanes, default=0) - 0.35, 0.8)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
-    side_label(ax, "genes", "", INK)
+    side_label(ax, "genes", "" if named else "+ above \N{MINUS SIGN}", INK)
 
 
 def side_label(ax: Axes, first: str, second: str, colour: str) -> None:

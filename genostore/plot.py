@@ -124,7 +124,7 @@ def read_window(
         tss = int(row["tss"])
         start = tss - width // 2
         region = Region(contig, max(start, 0), min(start + width, contig.length))
-        name = f"{row['name']} ({row['id']})" if row["name"] else row["id"]
+        name = f"{row['name']} ({row['id']})" if row["name"] not in ("", row["id"]) else row["id"]
         title = f"{name}, {contig.name}:{tss:,} {row['strand']}"
     cells = store._known(cell_types, store.cell_types, "cell type")
     return WindowView(

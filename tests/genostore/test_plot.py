@@ -137,8 +137,10 @@ def test_gene_names_do_not_meet() -> None:
         ],
         columns=["id", "name", "start", "end", "tss", "strand"],
     )
-    assert draw.gene_lanes(genes, 0, 1_000) == [0, 1, 0]
-    assert draw.gene_lanes(genes, 0, 1_000_000) == [0, 1, 2]
+    assert draw.gene_lanes(genes, 0, 1_000) == ([0, 1, 0], True)
+    assert draw.gene_lanes(genes, 0, 1_000_000) == ([0, 1, 2], True)
+    many = pd.concat([genes] * 3)
+    assert draw.gene_lanes(many, 0, 1_000_000) == ([0, 1, 1] * 3, False)  # by strand, without names
 
 
 def test_what_cannot_be_drawn_is_said(toy: Toy) -> None:
