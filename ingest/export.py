@@ -189,7 +189,7 @@ def _bedgraph(store: Store, node: str, region: Region | None, path: Path) -> Non
     with path.open("w", encoding="utf-8") as file:
         for contig, found in runs(store.array(node), store.genome, region):
             for start, end, value in zip(found.start.tolist(), found.end.tolist(), found.value, strict=True):
-                file.write(f"{contig}\t{start}\t{end}\t{value}\n")
+                file.write(f"{contig}\t{start}\t{end}\t{value!s}\n")  # the shortest text of the float32
 
 
 def _bed(store: Store, node: str, region: Region | None, path: Path) -> None:

@@ -140,7 +140,7 @@ def crew(workers: int, scheduler: str | None) -> Iterator[Crew]:
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="10s")
+            client = Client(scheduler, timeout="5s")
         except (OSError, ValueError) as error:
             raise QueryError(
                 f"no Dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, or use workers"

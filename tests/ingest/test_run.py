@@ -131,6 +131,23 @@ def test_processes_write_the_same_bytes(small: Small) -> None:
     assert tree(Path(one.path)) == tree(Path(two.path))
 
 
+def test_many_shards_hold_the_same_values(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genostore.schema.POSITION_SHARD", 512)
+    monkeypatch.setattr("genostore.schema.BAND_SHARD_BINS", 8)
+    monkeypatch.setattr("genostore.schema.BAND_CHUNK", (8, 8))
+    monkeypatch.setattr("ingest.job._RUN", 3)
+    store = make(small)
+    assert store.array("tracks/K562/DNase").schema.n_blocks == 18
+    assert store.array(f"contacts/K562/hic/{BIN}/band").schema.n_blocks == 12
+    for contig in CONTIGS:
+        np.testing.assert_array_equal(store.sequence(contig, soft_mask=True), small.codes(contig))
+        np.testing.assert_array_equal(track(store, "tracks/K562/DNase", contig), small.dnase[contig])
+    found = ingest.verify(store.path, deep=True, against=small.folder / "catalog.yaml")
+    assert found.ok, str(found)
+    covered = sum(np.count_nonzero(~np.isnan(v)) for v in small.dnase.values())
+    assert store.entries["tracks/K562/DNase"]["statistics"]["covered"] == covered
+
+
 def test_again_does_nothing(small: Small) -> None:
     store = make(small)
     before = {p: p.stat().st_mtime_ns for p in Path(store.path).rglob("*")}
