@@ -205,10 +205,11 @@ def _place(lengths: dict, start: int, strand: str) -> Transcript:
 
 
 def _unmappable(settings: Settings, name: str, length: int, gaps: np.ndarray) -> np.ndarray:
-    """The gaps of the assembly and about 3% of the rest, in stretches of 100 bp to 2.5 kb."""
+    """The gaps of the assembly and about 2% of the rest, in stretches of 100 bp to 2.5 kb, most of them short."""
     rng = settings.stream("unmappable", name)
-    starts = rng.integers(TELOMERE, length - TELOMERE - 2_500, length // 40_000)
-    stretches = np.stack([starts, starts + rng.integers(100, 2_500, len(starts))], axis=1)
+    starts = rng.integers(TELOMERE, length - TELOMERE - 2_500, length // 20_000)
+    lengths = np.minimum(100 + rng.exponential(350, len(starts)), 2_500).astype(np.int64)
+    stretches = np.stack([starts, starts + lengths], axis=1)
     return merge(np.concatenate([gaps, stretches]))
 
 
