@@ -138,7 +138,7 @@ def test_many_shards_hold_the_same_values(small: Small, monkeypatch: pytest.Monk
     monkeypatch.setattr("ingest.job._RUN", 3)
     store = make(small)
     assert store.array("tracks/K562/DNase").schema.n_blocks == 18
-    assert store.array(f"contacts/K562/hic/{BIN}/band").schema.n_blocks == 12
+    assert store.array(f"contacts/K562/hic/{BIN}/band").schema.n_blocks == 11
     for contig in CONTIGS:
         np.testing.assert_array_equal(store.sequence(contig, soft_mask=True), small.codes(contig))
         np.testing.assert_array_equal(track(store, "tracks/K562/DNase", contig), small.dnase[contig])
