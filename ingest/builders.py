@@ -46,6 +46,8 @@ class Builder:
         Names of contigs in any source -> names in the assembly.
     scratch
         Folder for what is derived from sources.
+    known
+        Sha256 of the files that the store is made from, which were checked through and through then.
     notes
         What a user should know of what was left out, a line each; grows as nodes are made.
     """
@@ -53,6 +55,7 @@ class Builder:
     genome: Genome
     aliases: Mapping[str, str] = field(default_factory=dict)
     scratch: Path | None = None
+    known: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
 
     def track(self, entry: Track, file: SourceFile) -> TrackNode:
@@ -67,7 +70,7 @@ class Builder:
         signal, contigs = self._signal(entry, file, path)
         labels = entry.model_dump(include={"cell_type", "assay", "strand", "replicate", "role", "unit"})
         encoding = Encoding(entry.dtype, entry.bitround)
-        return TrackNode(path, self.genome, (file,), signal, contigs, encoding, labels)
+        return TrackNode(path, self.genome, (file,), signal, contigs, encoding, labels, _stated(entry))
 
     def contacts(self, entry: Contacts, file: SourceFile) -> ContactsNode:
         """Make contacts; the file's index is checked against all of its pixels.
@@ -79,13 +82,23 @@ class Builder:
         """
         path = f"contacts/{entry.cell_type}/{entry.assay}/{entry.bin_size}"
         matrix = open_contacts(file.path, entry.bin_size)
-        matrix.validate()
+        if not self.known or file.fingerprint.sha256 not in self.known:
+            matrix.validate()
         contigs = self._match(matrix.extents, entry.aliases, file, path, entry.allow_length_mismatch)
         names = None if entry.weights == "all" else entry.weights
         weights = tuple(matrix.weights(names, entry.divisive))
         labels = entry.model_dump(include={"cell_type", "assay", "role", "unit"})
         return ContactsNode(
-            path, self.genome, (file,), matrix, contigs, entry.max_distance, weights, dict(entry.divisive), labels
+            path,
+            self.genome,
+            (file,),
+            matrix,
+            contigs,
+            entry.max_distance,
+            weights,
+            dict(entry.divisive),
+            labels,
+            _stated(entry),
         )
 
     def features(self, entry: Features, file: SourceFile, axis: GeneAxis) -> Iterator[FeatureNode]:
@@ -180,6 +193,7 @@ class Builder:
             entry.flank,
             entry.uncovered,
             entry.model_dump(include={"assay", "cell_type", "transform", "unit"}),
+            _stated(entry),
         )
 
     def regions(self, entry: Regions, file: SourceFile) -> RegionsNode:
@@ -258,6 +272,11 @@ class Builder:
                    if found.ambiguous else "")
             )  # fmt: skip
         return found
+
+
+def _stated(entry: Track | Contacts | ExpressionSignal) -> dict[str, Any]:
+    """What an entry says of contigs."""
+    return entry.model_dump(include={"aliases", "allow_length_mismatch"}, exclude_defaults=True)
 
 
 def _told(found: GeneValues) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from genostore.errors import ConflictError, FormatError, GenostoreError, WriteError, nearest
+from genostore import index
+from genostore.errors import ConflictError, CorruptionError, FormatError, GenostoreError, WriteError, nearest
 from genostore.genome import Genome
 from genostore.schema import ALIGNMENT, RootSchema
 from genostore.storage import Storage
@@ -139,10 +140,13 @@ class _Planner:
         fasta = self.files.get(("assembly",))
         if fasta is not None:
             source = Fasta(fasta.path, self.scratch)
+            there = self._there(root)
+            self.show.look(fasta.name)
             with self._problem_at(("assembly",)):
-                genome = self._genome(source, root)
+                genome = self._genome(fasta, source, root, there.get("sequence"))
             if genome is not None:
-                builder = Builder(genome, self.catalogue.assembly.aliases, self.scratch)
+                known = frozenset(e["provenance"]["sha256"] for e in there.values() if "provenance" in e)
+                builder = Builder(genome, self.catalogue.assembly.aliases, self.scratch, known)
                 nodes.append(SequenceNode("sequence", genome, (fasta,), source))
                 nodes += self._nodes(builder)
                 notes = builder.notes
@@ -165,16 +169,35 @@ class _Planner:
                 else:
                     self.files[location] = SourceFile(path, path.name, entry.accession, entry.description)
 
-    def _genome(self, fasta: Fasta, root: RootSchema | None) -> Genome | None:
+    def _there(self, root: RootSchema | None) -> index.Entries:
+        """Give the nodes that the store has; none where its index is damaged, which is for later to say."""
+        if root is None:
+            return {}
+        try:
+            return index.read(self.storage)
+        except (CorruptionError, FormatError):
+            return {}
+
+    def _genome(
+        self, file: SourceFile, fasta: Fasta, root: RootSchema | None, there: dict[str, Any] | None
+    ) -> Genome | None:
         """Lay out the contigs that the entry keeps."""
-        entry, lengths = self.catalogue.assembly, fasta.contigs
+        entry = self.catalogue.assembly
+        lengths: dict[str, int] = {}
+        if root is not None and there is not None and there["provenance"]["sha256"] == file.fingerprint.sha256:
+            # Of a FASTA that is in the store its contigs are known, so that it needs not be decompressed again.
+            all_of_it = not there["provenance"]["options"]
+            named = {*(entry.contigs or ()), *entry.aliases.values()}
+            if all_of_it or (entry.contigs and named <= set(root.genome.names)):
+                lengths = {c.name: c.length for c in root.contigs}
+        lengths = lengths or fasta.contigs
         for name in entry.contigs or ():
             if name not in lengths:
-                message = f"{fasta.path.name} has no contig {name!r}; {nearest(name, lengths)}"
+                message = f"{file.name} has no contig {name!r}; {nearest(name, lengths)}"
                 self.problems.append(self.catalogue.problem(message, "assembly", "contigs"))
         for name, target in entry.aliases.items():
             if target not in lengths:
-                message = f"{name!r}: {fasta.path.name} has no contig {target!r}; {nearest(target, lengths)}"
+                message = f"{name!r}: {file.name} has no contig {target!r}; {nearest(target, lengths)}"
                 self.problems.append(self.catalogue.problem(message, "assembly", "aliases", name))
         kept = {name: lengths[name] for name in entry.contigs or lengths if name in lengths}
         if not kept:
@@ -198,10 +221,10 @@ class _Planner:
 
     def _entries(self, section: str) -> Iterator[tuple[Location, Any, SourceFile]]:
         """Yield the entries of a section whose files are here."""
-        for index, entry in enumerate(getattr(self.catalogue, section)):
-            file = self.files.get((section, index))
+        for number, entry in enumerate(getattr(self.catalogue, section)):
+            file = self.files.get((section, number))
             if file is not None:
-                yield (section, index), entry, file
+                yield (section, number), entry, file
 
     def _all(self, location: Location, make: Callable[[], Node | Iterator[Node]]) -> list[Node]:
         """Make the nodes of one entry; what goes wrong becomes a problem of it."""

@@ -94,7 +94,7 @@ class Processes:
                     yield from finish(job)
 
     def _n_workers(self) -> int:
-        return max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+        return max(len(self._client.ncores()), 1)
 
 
 def _result(future: Any) -> None:

@@ -32,6 +32,8 @@ class ContactsNode(Node):
         Conventions that the entry states.
     labels
         Attributes that the entry gives: cell_type, assay, role, unit.
+    stated
+        What the entry says of contigs, for the provenance.
     """
 
     kind: ClassVar[str] = "contacts"
@@ -42,6 +44,7 @@ class ContactsNode(Node):
     weight_names: tuple[str, ...]
     divisive: dict[str, bool]
     labels: dict[str, Any]
+    stated: dict[str, Any]
 
     @property
     def _bin_size(self) -> int:
@@ -122,7 +125,9 @@ class ContactsNode(Node):
 
     def attributes(self) -> dict[str, Any]:
         """Give labels, geometry and provenance."""
-        stated = {"max_distance": self.max_distance} | ({"divisive": self.divisive} if self.divisive else {})
+        stated = {"max_distance": self.max_distance, **self.stated}
+        if self.divisive:
+            stated["divisive"] = self.divisive
         return {
             **self.labels,
             "bin_size": self._bin_size,

@@ -40,6 +40,8 @@ class SignalExpressionNode(Node):
         lacks are not measured, either way.
     labels
         Attributes that the entry gives: assay, cell_type, transform, unit.
+    stated
+        What the entry says of contigs, for the provenance.
     """
 
     kind: ClassVar[str] = "expression"
@@ -53,6 +55,7 @@ class SignalExpressionNode(Node):
     flank: int
     uncovered: str
     labels: dict[str, Any]
+    stated: dict[str, Any]
 
     @property
     def arrays(self) -> dict[str, ArraySchema]:
@@ -60,13 +63,13 @@ class SignalExpressionNode(Node):
         return {"": column_array(len(self.tss), "gene", "float32")}
 
     @property
-    def _stated(self) -> dict[str, Any]:
+    def _window(self) -> dict[str, Any]:
         return {"aggregate": self.aggregate, "flank": self.flank, "uncovered": self.uncovered}
 
     @property
     def options(self) -> dict[str, Any]:
         """The window, what is done over it, and the genes."""
-        return {**self._stated, "genes": self.axis, "contigs": self.contigs.reverse, "labels": self.labels}
+        return {**self._window, "genes": self.axis, "contigs": self.contigs.reverse, "labels": self.labels}
 
     def read(self, name: str, block: int) -> Values:
         """Compute the column."""
@@ -101,4 +104,8 @@ class SignalExpressionNode(Node):
     def attributes(self) -> dict[str, Any]:
         """Give labels, how many genes are measured, and provenance."""
         measured = int(np.count_nonzero(~np.isnan(self._values)))
-        return {**self.labels, "measured": measured, "provenance": self.provenance(self._stated, self.contigs)}
+        return {
+            **self.labels,
+            "measured": measured,
+            "provenance": self.provenance({**self._window, **self.stated}, self.contigs),
+        }

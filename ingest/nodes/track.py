@@ -30,6 +30,8 @@ class TrackNode(Node):
         How values are kept.
     labels
         Attributes that the entry gives: cell_type, assay, strand, replicate, role, unit.
+    stated
+        What the entry says of contigs, for the provenance.
     """
 
     kind: ClassVar[str] = "track"
@@ -38,6 +40,7 @@ class TrackNode(Node):
     contigs: ContigMatch
     encoding: Encoding
     labels: dict[str, Any]
+    stated: dict[str, Any]
 
     @property
     def arrays(self) -> dict[str, ArraySchema]:
@@ -76,7 +79,7 @@ class TrackNode(Node):
 
     def attributes(self) -> dict[str, Any]:
         """Give labels and provenance."""
-        return {**self.labels, "provenance": self.provenance(self.encoding.options, self.contigs)}
+        return {**self.labels, "provenance": self.provenance({**self.encoding.options, **self.stated}, self.contigs)}
 
 
 def _place(pieces: list[Piece], index: int) -> str:

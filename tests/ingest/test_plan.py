@@ -231,3 +231,18 @@ def test_derived_files_are_gone_after_a_run(small: Small) -> None:
     assert any(scratch.iterdir())
     ingest.run(planned)
     assert not scratch.exists()
+
+
+def test_what_was_checked_when_it_was_written_is_not_read_through_again(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest.run(plan(small, EVERYTHING))
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("ingest.sources.cool.CoolerSource.validate", never)
+    monkeypatch.setattr("ingest.sources.fasta.Fasta.contigs", property(never))
+    again = plan(small, EVERYTHING)
+    assert again.genome.names == list(CONTIGS)
+    assert ingest.run(again).written == ()
