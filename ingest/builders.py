@@ -155,7 +155,7 @@ class Builder:
             labels = {
                 "assay": entry.assay,
                 "cell_type": cell_type,
-                "transform": entry.transform,
+                "transform": _transform(entry),
                 "unit": entry.unit,
                 "measured": int(np.count_nonzero(~np.isnan(values))),
                 **_told(found),
@@ -192,7 +192,7 @@ class Builder:
             entry.aggregate,
             entry.flank,
             entry.uncovered,
-            entry.model_dump(include={"assay", "cell_type", "transform", "unit"}),
+            entry.model_dump(include={"assay", "cell_type", "unit"}) | {"transform": _transform(entry)},
             _stated(entry),
         )
 
@@ -277,6 +277,10 @@ class Builder:
 def _stated(entry: Track | Contacts | ExpressionSignal) -> dict[str, Any]:
     """What an entry says of contigs."""
     return entry.model_dump(include={"aliases", "allow_length_mismatch"}, exclude_defaults=True)
+
+
+def _transform(entry: ExpressionTable | ExpressionSignal) -> str | None:
+    return None if entry.transform == "none" else entry.transform
 
 
 def _told(found: GeneValues) -> dict[str, Any]:
