@@ -246,3 +246,17 @@ def test_what_was_checked_when_it_was_written_is_not_read_through_again(
     again = plan(small, EVERYTHING)
     assert again.genome.names == list(CONTIGS)
     assert ingest.run(again).written == ()
+
+
+def test_sources_that_no_store_can_hold(small: Small) -> None:
+    bins = pd.DataFrame({"chrom": "chr1", "start": [0, 100, 350], "end": [100, 350, 5_000]})
+    pixels = pd.DataFrame({"bin1_id": [0], "bin2_id": [1], "count": [5]})
+    cooler.create_cooler(str(small.folder / "fragments.cool"), bins, pixels, ordered=True)
+    contacts = f"contacts:\n  - {{cell_type: K562, assay: hic, source: fragments.cool, bin_size: {BIN}}}\n"
+    message = refused(small, contacts)
+    assert "catalog.yaml:4: contacts[0]: " in message
+    assert "has bins of variable size" in message
+    (small.folder / "genome.fa").write_text(">chr1\nACGT\n>chr1\nACGT\n")
+    message = refused(small, contacts)
+    assert "catalog.yaml:2: assembly: " in message
+    assert "record 'chr1' is given twice" in message
