@@ -135,7 +135,7 @@ def pack(store: str, out: Path, overwrite: bool, **options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Picture to write; GENE.png when left out.")
 @click.option("--cell-types", help="Names, separated by commas; all when left out.")
 @click.option("--assays", help="Names, separated by commas; all when left out.")
-@click.option("--width", default=20_000, show_default=True, help="Bases shown about the TSS.")
+@click.option("--width", default=200_000, show_default=True, help="Bases shown about the TSS.")
 def plot(store: str, gene: str, out: Path | None, cell_types: str | None, assays: str | None, width: int) -> None:
     """Draw the window of a gene: sequence, every signal, contacts."""
     from genostore.plot import plot_window

@@ -1,4 +1,4 @@
-"""The command ``prism``: train, evaluate, predict, convert."""
+"""The command ``prism``: train, evaluate, predict, report, convert."""
 
 from __future__ import annotations
 
@@ -142,3 +142,17 @@ def convert(checkpoint: Path, out: Path | None, center_length: int, context_acti
             f"{c.n_context} contexts, {c.signal_size} signals, {c.feature_size} features"
         )
     click.echo(f"written: {target}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the page and its pictures.")
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
+@click.option("--gene", help="Whose window is drawn; when left out, one that differs between cell types.")
+@click.option("--command", "commands", multiple=True, help="A command that led up to the run, to be listed.")
+@DEVICE
+def report(run: Path, out: Path, split: str, gene: str | None, commands: tuple[str, ...], device: str) -> None:
+    """Write a page about RUN: its data, a gene's window, training, and predictions against observations."""
+    from prism_model.report import report as write
+
+    click.echo(f"written: {write(run, out, split=split, gene=gene, commands=commands, device=device)}")

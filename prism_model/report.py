@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -348,15 +347,3 @@ def _picture(figure: Figure, path: Path) -> int:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
-
-
-@click.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the page and its pictures.")
-@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
-@click.option("--gene", help="Whose window is drawn; when left out, one that differs between cell types.")
-@click.option("--command", "commands", multiple=True, help="A command that led up to the run, to be listed.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-def report_command(run: Path, out: Path, split: str, gene: str | None, commands: tuple[str, ...], device: str) -> None:
-    """Write a page about RUN: its data, a gene's window, training, and predictions against observations."""
-    click.echo(f"written: {report(run, out, split=split, gene=gene, commands=commands, device=device)}")

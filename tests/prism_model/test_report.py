@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 from genostore.errors import NotFoundError
+from prism_model.cli import main
 from prism_model.config import make_config
 from prism_model.figures import predicted_against_observed, training_curves
 from prism_model.page import Page
-from prism_model.report import difference_of_errors, report, report_command
+from prism_model.report import difference_of_errors, report
 from prism_model.train import fit
 from tests.prism_model.conftest import CELLS, WIDTH
 
@@ -148,7 +149,7 @@ def test_a_report_evaluates_only_what_is_older_than_the_checkpoint(run: Path, tm
     report(run, tmp_path / "a", device="cpu")
     scores = run / "metrics" / "test.json"
     before = scores.stat().st_mtime_ns
-    result = CliRunner().invoke(report_command, [str(run), "--out", str(tmp_path / "b"), "--gene", "gene50"])
+    result = CliRunner().invoke(main, ["report", str(run), "--out", str(tmp_path / "b"), "--gene", "gene50"])
     assert result.exit_code == 0, result.output
     assert scores.stat().st_mtime_ns == before
     assert "<code>gene50</code>" in (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
