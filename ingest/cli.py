@@ -37,7 +37,11 @@ def ingest(catalog: Path, store: Path, workers: int, scheduler: str | None, dry_
         click.echo(summarise(planned, workers))
         planned.clean()
         return
-    outcome = run(planned, workers=workers, scheduler=scheduler, overwrite=overwrite, progress=display())
+    try:
+        outcome = run(planned, workers=workers, scheduler=scheduler, overwrite=overwrite, progress=display())
+    except KeyboardInterrupt:
+        click.echo("interrupted; what is done is kept, and the same command goes on from there", err=True)
+        raise click.Abort from None
     click.echo(f"{store}: {_told(outcome.written, outcome.kept)}")
 
 
