@@ -129,12 +129,12 @@ def reference(
     """The recurrence as it is written, one position after the other: what every other backend must equal."""
     delta = _step_sizes(delta, delta_bias, delta_softplus)
     state = u.new_zeros(u.shape[0], *A.shape)  # (B, D, N)
-    steps = range(u.shape[1])
     outputs: list[Tensor] = []
-    for i in reversed(steps) if reverse else steps:
-        decay = torch.exp(delta[:, i, :, None] * A)  # (B, D, N)
-        state = decay * state + (delta[:, i] * u[:, i])[:, :, None] * B[:, i, None, :]
-        outputs.append((state * C[:, i, None, :]).sum(-1))  # (B, D)
+    # Unbound at once: the gradient of an index is as large as the whole tensor, at every position.
+    steps = list(zip(*(t.unbind(1) for t in (u, delta, B, C)), strict=True))
+    for u_i, delta_i, b_i, c_i in reversed(steps) if reverse else steps:
+        state = torch.exp(delta_i[..., None] * A) * state + (delta_i * u_i)[..., None] * b_i[:, None]
+        outputs.append((state * c_i[:, None]).sum(-1))  # (B, D)
     if reverse:
         outputs.reverse()
     return _finish(torch.stack(outputs, dim=1), u, D, z)

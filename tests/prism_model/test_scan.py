@@ -125,6 +125,18 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
         assert torch.equal(selective_scan(**alone, backend="cpu"), together[i : i + 1])
 
 
+def test_threads_share_the_work_without_changing_it() -> None:
+    alone, shared = arguments((3, 50, 300, 8)), arguments((3, 50, 300, 8))
+    selective_scan(**alone, backend="cpu").sum().backward()
+    torch.set_num_threads(3)
+    try:
+        selective_scan(**shared, backend="cpu").sum().backward()
+    finally:
+        torch.set_num_threads(1)
+    for name, tensor in alone.items():
+        assert torch.equal(tensor.grad, shared[name].grad), name
+
+
 def test_operators_pass_opcheck() -> None:
     from prism_model import cpu_ops
 
