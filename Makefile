@@ -22,9 +22,11 @@ demo: $(READY)
 	$(BIN)/genostore verify $(DEMO)/store.zarr --against $(DEMO)/data/catalog.yaml
 	$(BIN)/genostore info $(DEMO)/store.zarr
 	$(BIN)/genostore slice $(DEMO)/store.zarr $(DEMO)/windows.npz --split test --assays H3K27ac,DNase --expression CAGE
-	$(BIN)/prism train $(DEMO)/store.zarr --out $(DEMO)/run
+	$(BIN)/prism train $(DEMO)/store.zarr --out $(DEMO)/run --recipe tiny
 	$(BIN)/prism evaluate $(DEMO)/run
-	$(BIN)/prism report $(DEMO)/run --out $(DEMO)/report
+	$(BIN)/prism report $(DEMO)/run --out $(DEMO)/report \
+		--command "genostore simulate $(DEMO)/data --genes 300 --cell-types 2 --seed 0" \
+		--command "genostore ingest $(DEMO)/data/catalog.yaml $(DEMO)/store.zarr --workers 2"
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from genostore.errors import GenostoreError
+from prism_model.memory import keep_freed_memory
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
@@ -28,12 +29,13 @@ class Commands(click.Group):
 @click.version_option(package_name="genostore", prog_name="prism")
 def main() -> None:
     """Prism: gene expression from sequence and signals, adjusted for confounding by background chromatin."""
+    keep_freed_memory()
 
 
 @main.command()
 @click.argument("store", required=False)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--recipe", default="laptop", show_default=True, help="Starting point of all settings: laptop or paper.")
+@click.option("--recipe", default="laptop", show_default=True, help="Starting point of all settings: tiny, laptop or paper.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings in YAML, over the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, such as train.lr=0.001.")
 @click.option("--seed", type=int, help="Of initialisation and order.")
