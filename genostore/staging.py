@@ -208,7 +208,7 @@ class Staging:
         record: dict[str, Any] = {"counts": dict(counts or {}), "maxima": dict(maxima or {})}
         if schema.dims == ("position",) and values.dtype.kind == "f":
             statistics = Statistics.of(values)
-            record["statistics"] = asdict(statistics) | {
+            record["statistics"] = vars(statistics) | {
                 "low": repr(statistics.low),
                 "high": repr(statistics.high),
             }
