@@ -10,7 +10,8 @@ SCRIPT = """
 import resource, sys, torch
 from prism_model.memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
-torch.ones(16_000_000)
+for _ in range(20):
+    torch.ones(16_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(16_000_000)
