@@ -11,6 +11,7 @@ from genostore.staging import writer_lock
 from ingest.job import Item, Job
 from ingest.progress import Display
 
+_TIMEOUT = "10s"  # for a scheduler to answer
 _AHEAD = 2  # work items given out for each worker, so that none waits
 
 
@@ -140,7 +141,7 @@ def crew(workers: int, scheduler: str | None) -> Iterator[Crew]:
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="5s")
+            client = Client(scheduler, timeout=_TIMEOUT)
         except (OSError, ValueError) as error:
             raise QueryError(
                 f"no Dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, or use workers"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,10 +34,15 @@ def data(shared: Path) -> Path:
     return shared / "data"
 
 
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The files of ``small``, written once."""
+    return build_small(tmp_path_factory.mktemp("small"))
+
+
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+def small(small_files: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
     """A small genome with one file of every format; what is fetched or derived lands beside it."""
     monkeypatch.setenv("GENOSTORE_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "sources"
-    folder.mkdir()
-    return build_small(folder)
+    shutil.copytree(small_files.folder, tmp_path / "sources")
+    return replace(small_files, folder=tmp_path / "sources")

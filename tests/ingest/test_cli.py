@@ -83,7 +83,8 @@ def test_add_verify_export(small: Small, store: Path) -> None:
     assert "differ from the source; chr1:0: " in said or "differ from the source; chr1:" in said
 
 
-def test_options_that_are_wrong(small: Small, store: Path) -> None:
+def test_options_that_are_wrong(small: Small, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.workers._TIMEOUT", "0.5s")
     call("ingest", small.catalogue(TRACKS), store)
     file = small.folder / "dnase.bw"
     options = ("--cell-type", "A", "--assay", "x")
