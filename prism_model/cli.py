@@ -35,7 +35,7 @@ def main() -> None:
 @main.command()
 @click.argument("store", required=False)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@click.option("--recipe", default="laptop", show_default=True, help="All settings to start from: tiny, laptop or paper.")
+@click.option("--recipe", default="laptop", show_default=True, help="Settings to start from: tiny, laptop or paper.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings in YAML, over the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, such as train.lr=0.001.")
 @click.option("--seed", type=int, help="Of initialisation and order.")
