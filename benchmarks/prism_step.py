@@ -26,7 +26,9 @@ def measure(backend: str, steps: int) -> dict[str, float | list[float]]:
     import torch
 
     from prism_model import Prism, prism_loss
+    from prism_model.memory import keep_freed_memory
 
+    keep_freed_memory()  # as `prism train` does
     torch.manual_seed(0)
     model = Prism(scan=backend)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)

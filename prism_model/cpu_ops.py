@@ -15,9 +15,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from prism_model import cpu_kernels
-from prism_model.cpu_kernels import CHUNK
+from prism_model.cpu_kernels import CHUNK, LANES
 
 BLOCK = 256
 """Most channels of a task; fewer where there are fewer samples than threads."""
@@ -49,16 +50,23 @@ def scan(
     channels = u.shape[-1]
     D = u.new_zeros(channels) if D is None else D
     bias = u.new_zeros(channels) if delta_bias is None else delta_bias
-    tensors = [t.contiguous() for t in (u, delta, A.t(), B, C, D)]
-    gate = None if z is None else z.contiguous()
-    out: Tensor = _scan(*tensors, gate, bias.contiguous(), delta_softplus, reverse)[0]
-    return out
+    u, delta, A, D, bias = (_whole_vectors(t) for t in (u, delta, A.t(), D, bias))
+    gate = None if z is None else _whole_vectors(z)
+    out: Tensor = _scan(u, delta, A, B.contiguous(), C.contiguous(), D, gate, bias, delta_softplus, reverse)[0]
+    return out[..., :channels]
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
     """:func:`prism_model.convolution.causal_convolution` for float32 on a CPU."""
-    out: Tensor = _convolution(x.contiguous(), weight[:, 0].t().contiguous(), bias.contiguous(), reverse)
-    return out
+    taps = weight[:, 0].t()
+    out: Tensor = _convolution(_whole_vectors(x), _whole_vectors(taps), _whole_vectors(bias), reverse)
+    return out[..., : x.shape[-1]]
+
+
+def _whole_vectors(tensor: Tensor) -> Tensor:
+    """Contiguous, with channels (the last dimension) of 0 up to a multiple of the kernels' vectors."""
+    missing = -tensor.shape[-1] % LANES
+    return F.pad(tensor, (0, missing)) if missing else tensor.contiguous()
 
 
 @torch.library.custom_op("prism_model::selective_scan", mutates_args=(), device_types="cpu")
@@ -166,7 +174,7 @@ def _convolution_backward(
     """Gradients by x, weight and bias."""
     batch, _, channels = x.shape
     dx = torch.zeros_like(x)
-    dweight, dbias = x.new_empty(batch, *weight.shape), x.new_empty(batch, channels)
+    dweight, dbias = x.new_zeros(batch, *weight.shape), x.new_zeros(batch, channels)
     arguments: list[Tensor | bool] = [grad, x, weight, bias, reverse, dx, dweight, dbias]
     _run(cpu_kernels.convolution_backward, arguments, _tasks(batch, channels))
     return dx, dweight.sum(0), dbias.sum(0)
@@ -191,8 +199,10 @@ _convolution.register_autograd(_differentiate_convolution, setup_context=_keep_f
 
 def _tasks(batch: int, channels: int) -> np.ndarray:
     """Rows (sample, first channel, last channel, block), enough of them for all threads."""
+    if channels % LANES:  # the kernels would read past the end
+        raise ValueError(f"the operator takes a multiple of {LANES} channels, not {channels}; call selective_scan")
     block = BLOCK
-    while batch * -(-channels // block) < torch.get_num_threads() and block > 32:
+    while batch * -(-channels // block) < torch.get_num_threads() and block > LANES:
         block //= 2
     starts = range(0, channels, block)
     rows = [(b, s, min(s + block, channels), k) for b in range(batch) for k, s in enumerate(starts)]

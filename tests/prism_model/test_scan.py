@@ -140,12 +140,12 @@ def test_threads_share_the_work_without_changing_it() -> None:
 def test_operators_pass_opcheck() -> None:
     from prism_model import cpu_ops
 
-    given = arguments((2, 20, 6, 3))
+    given = arguments((2, 20, 16, 3))
     tensors = [given[k] for k in ("u", "delta")] + [given["A"].detach().t().contiguous().requires_grad_()]
     tensors += [given[k] for k in ("B", "C", "D", "z", "delta_bias")]
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(cpu_ops._scan, (*tensors, True, False), test_utils=tests)
-    weight = torch.randn(4, 6, requires_grad=True)
+    weight = torch.randn(4, 16, requires_grad=True)
     torch.library.opcheck(cpu_ops._convolution, (given["u"], weight, given["D"], True), test_utils=tests)
 
 
