@@ -21,6 +21,7 @@ from rich.progress import (
 
 from ingest.wording import duration
 
+_TELLING = 0.02  # share of the bytes after which a remaining time means something
 _EVERY = 20.0  # seconds between plain lines
 
 
@@ -108,8 +109,9 @@ class Lines(Silent):
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._began, 1e-3)
         share = self._done / self._size if self._size else 1.0
-        left = seconds / share - seconds if share else 0.0
-        return f"{share:.0%}, {self._done / seconds / 1e6:,.0f} MB/s, {duration(left)} left"
+        rate = f"{share:.0%}, {self._done / seconds / 1e6:,.0f} MB/s"
+        # Small nodes come first, and say nothing of how long the large ones will take.
+        return rate if share < _TELLING else f"{rate}, {duration(seconds / share - seconds)} left"
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
