@@ -43,9 +43,9 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd dist && ../$(VENV)-wheel/bin/python ../tests/wheel.py base
+	cd dist && ../$(VENV)-wheel/bin/python -P ../tests/wheel.py base
 	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[all]"
-	cd dist && ../$(VENV)-wheel/bin/python ../tests/wheel.py all
+	cd dist && ../$(VENV)-wheel/bin/python -P ../tests/wheel.py all
 
 clean:
 	rm -rf $(VENV) $(VENV)-wheel $(DEMO) build dist *.egg-info
