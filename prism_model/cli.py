@@ -23,6 +23,13 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except GenostoreError as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package in ("", "genostore", "prism_model"):
+                raise
+            raise click.ClickException(
+                f"this needs {package}, which is not installed: pip install 'genostore[all]'"
+            ) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from genostore.errors import QueryError
+
 ACTIVATIONS = ("sigmoid", "softmax")
 
 
@@ -34,7 +36,7 @@ class ConfounderEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"context activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
+            raise QueryError(f"context activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
         self.shape = (d_model, n_context)
         self.activation = activation
         layers: list[nn.Module] = []
@@ -64,11 +66,11 @@ class ConfounderEncoder(nn.Module):
 
         Raises
         ------
-        ValueError
+        genostore.errors.QueryError
             When the window is shorter than ``pooled`` positions.
         """
         if signals.shape[1] < self.pooled:
-            raise ValueError(
+            raise QueryError(
                 f"the confounder encoder pools {self.pooled} positions into one; "
                 f"a window of {signals.shape[1]} is too short for it"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ def evaluate(run: str | Path, split: str = "test", *, device: str = "auto", base
     """
     run = Path(run)
     predictor = Predictor(run, device=device)
+    digest = predictor.data.digest()["sha256"]
+    if digest != runs.read_digest(run)["sha256"]:
+        warnings.warn(f"{predictor.data.store.path} has changed since {run.name} was trained on it", stacklevel=2)
     windows = predictor.data.windows(split)
     table = predictor(windows)
     if baselines:
@@ -52,7 +56,7 @@ def evaluate(run: str | Path, split: str = "test", *, device: str = "auto", base
         "split": split,
         "expression": predictor.data.config.expression,
         "cell_types": list(predictor.data.config.cell_types or ()),
-        "data": predictor.data.digest()["sha256"],
+        "data": digest,
         "code": runs.code_version(),
         "scores": {name: _by_group(table, name) for name in names},
     }

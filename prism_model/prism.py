@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
+from genostore.errors import QueryError
 from prism_model.adjustment import Averaging, Branches, adjusted_prediction, predict, weighted_copies
 from prism_model.backbone import Backbone
 from prism_model.confounder import ConfounderEncoder
@@ -47,14 +48,14 @@ class PrismConfig:
     def __post_init__(self) -> None:
         for name in ("center_length", "d_model", "n_layer", "d_state", "d_conv", "expand", "encoder_width"):
             if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be positive, not {getattr(self, name)}")
+                raise QueryError(f"model.{name} must be positive, not {getattr(self, name)}")
         for name in ("signal_size", "feature_size", "n_context"):
             if getattr(self, name) < 0:
-                raise ValueError(f"model.{name} must not be negative, and is {getattr(self, name)}")
+                raise QueryError(f"model.{name} must not be negative, and is {getattr(self, name)}")
         if self.n_context and not self.signal_size:
-            raise ValueError("a model without signals has nothing to learn contexts from: n_context must be 0")
+            raise QueryError("a model without signals has nothing to learn contexts from: n_context must be 0")
         if self.averaging not in ("hidden", "prediction"):
-            raise ValueError(f"model.averaging is hidden or prediction, not {self.averaging!r}")
+            raise QueryError(f"model.averaging is hidden or prediction, not {self.averaging!r}")
 
 
 class PrismOutput(NamedTuple):
@@ -148,7 +149,7 @@ class Prism(nn.Module):
 
         Raises
         ------
-        ValueError
+        genostore.errors.QueryError
             When the inputs are not those the model was made for.
         """
         c = self.config
@@ -174,10 +175,10 @@ class Prism(nn.Module):
     def _check(self, sequence: Tensor, signals: Tensor | None, features: Tensor | None, branches: Branches) -> None:
         c = self.config
         if sequence.ndim != 3 or sequence.shape[-1] != 4:
-            raise ValueError(f"sequence is one-hot (B, L, 4), not {tuple(sequence.shape)}")
+            raise QueryError(f"sequence is one-hot (B, L, 4), not {tuple(sequence.shape)}")
         batch, length, _ = sequence.shape
         if length < c.center_length:
-            raise ValueError(
+            raise QueryError(
                 f"the window has {length} positions, fewer than the {c.center_length} central ones that the "
                 f"model averages (center_length)"
             )
@@ -188,14 +189,14 @@ class Prism(nn.Module):
         for name, (tensor, shape) in wanted.items():
             got = None if tensor is None else tuple(tensor.shape)
             if got != (shape if shape[-1] else None):
-                raise ValueError(
+                raise QueryError(
                     f"{name} must be {shape if shape[-1] else None} for this model, and is {got}: it was made "
                     f"for {c.signal_size} signals and {c.feature_size} features"
                 )
         if branches not in ("both", "original", "adjusted"):
-            raise ValueError(f"branches is both, original or adjusted, not {branches!r}")
+            raise QueryError(f"branches is both, original or adjusted, not {branches!r}")
         if branches == "adjusted" and not c.n_context:
-            raise ValueError("a model without contexts (n_context = 0) has no adjusted branch")
+            raise QueryError("a model without contexts (n_context = 0) has no adjusted branch")
 
     @classmethod
     def from_official(
@@ -264,7 +265,7 @@ def _encoder_channels(config: PrismConfig) -> list[int]:
     every = range(config.signal_size)
     seen = config.encoder_signals
     if seen == "background":
-        raise ValueError(
+        raise QueryError(
             "encoder_signals='background' depends on the roles of a store's tracks: `prism train` resolves it; "
             "here, give the numbers of the channels"
         )
@@ -272,5 +273,5 @@ def _encoder_channels(config: PrismConfig) -> list[int]:
         return list(every)
     channels = [int(i) for i in seen]
     if sorted(set(channels)) != channels or not set(channels) <= set(every) or not channels:
-        raise ValueError(f"encoder_signals {seen} must name channels of 0 to {len(every) - 1}, ascending, each once")
+        raise QueryError(f"encoder_signals {seen} must name channels of 0 to {len(every) - 1}, ascending, each once")
     return channels

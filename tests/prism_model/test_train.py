@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,8 @@ def test_runs_are_not_overwritten_and_not_resumed_on_other_data(run: Path, tiny_
     try:
         with pytest.raises(ConflictError, match="tracks/A/DNase changed since"):
             fit(RunConfig(), run, resume=True, say=quiet)
+        with pytest.warns(UserWarning, match="has changed since whole was trained on it"):
+            evaluate(run, "valid", device="cpu", baselines=False)
     finally:
         (run / "data.json").write_text(json.dumps(digest))
 
@@ -283,6 +286,24 @@ def test_commands(run: Path, tiny_store: Path, tmp_path: Path) -> None:
     assert command("predict", out, "--out", tmp_path / "p.xlsx").exit_code == 1
     assert command("train", tiny_store, "--out", out, *sets).exit_code == 1
     assert command("train", tiny_store, "--out", out, "--resume").exit_code == 2
+
+
+def test_a_command_without_its_packages(
+    run: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "prism_model.train")
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    done = command("train", tiny_store, "--out", tmp_path / "r")
+    assert done.exit_code == 1
+    assert "needs lightning, which is not installed: pip install" in done.output
+
+
+def test_bad_settings_are_one_message(tiny_store: Path, tmp_path: Path) -> None:
+    done = command("train", tiny_store, "--out", tmp_path / "r", "--set", "data.width=40", "--set", "train.epochs=1")
+    assert done.exit_code == 1
+    assert "a window of 40 is too short" in done.output
+    done = command("train", tiny_store, "--out", tmp_path / "s", "--set", "model.n_contxt=1")
+    assert "did you mean 'n_context'" in done.output
 
 
 def test_convert_there_and_back(small_parity: Any, tmp_path: Path) -> None:
