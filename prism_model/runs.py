@@ -41,15 +41,20 @@ def create(folder: str | Path, config: RunConfig, digest: Mapping[str, Any]) -> 
         When there is a run already.
     """
     folder = Path(folder)
-    if (folder / CONFIG).exists():
-        raise ConflictError(
-            f"{folder} holds a run already; choose another folder, or continue that one with `prism train --resume`"
-        )
+    refuse_existing(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "data.json", digest)
     write_json(folder / "run.json", {"seed": config.seed, "code": code_version(), "packages": _packages()})
     write_yaml(folder / CONFIG, config)
     return folder
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise ConflictError when there is a run already."""
+    if (folder / CONFIG).exists():
+        raise ConflictError(
+            f"{folder} holds a run already; choose another folder, or continue that one with `prism train --resume`"
+        )
 
 
 def read_config(folder: str | Path) -> RunConfig:

@@ -20,10 +20,11 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from genostore import Batch
-from genostore.errors import ConflictError, GenostoreError, NotFoundError
+from genostore.errors import ConflictError, GenostoreError, NotFoundError, QueryError
 from prism_model import runs
 from prism_model.callbacks import CsvLog, Keep, Lines, orderly_interrupt
 from prism_model.config import LossConfig, RunConfig, TrainConfig
+from prism_model.confounder import ConfounderEncoder
 from prism_model.data import Data, Inputs
 from prism_model.losses import prism_loss
 from prism_model.metrics import SCORES, scores
@@ -189,7 +190,7 @@ def fit(
     out
         Folder of the run, see :mod:`prism_model.runs`.
     resume
-        Go on after the last epoch that was finished.
+        Go on after the last epoch that was finished, if need be from the start.
     device
         ``cpu``, ``cuda`` or ``auto``.
     say
@@ -212,14 +213,12 @@ def fit(
     out = Path(out)
     if resume:
         config = runs.read_config(out)
-        if not (out / runs.RESUME).is_file():
-            raise NotFoundError(f"{out} has no {runs.RESUME}: its first epoch was not finished; train it anew")
     data = Data(config.data)
     config = complete(config, data)
     if resume:
         _check_same_data(out, data)
     else:
-        runs.create(out, config, data.digest())
+        runs.refuse_existing(out)
 
     pl.seed_everything(config.seed, verbose=False)
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -242,9 +241,14 @@ def fit(
     )
     log = CsvLog(out, _columns())
     trainer = make_trainer(config.train, steps, len(train_loader), log, [keep, Lines(say)], place, precision)
-    _rewind(log, out, resume)
+    state = out / runs.RESUME if resume and (out / runs.RESUME).is_file() else None
+    if not resume:
+        runs.create(out, config, data.digest())  # now that everything asked for has been found
+    elif state is None:
+        say("its first epoch was not finished: starting from the first step")
+    _rewind(log, state)
     with quiet(), fast_products(config.train.tf32), orderly_interrupt(trainer, module, say):
-        trainer.fit(module, train_loader, valid_loader, ckpt_path=str(out / runs.RESUME) if resume else None)
+        trainer.fit(module, train_loader, valid_loader, ckpt_path=None if state is None else str(state))
     if keep.best is None:
         say(f"stopped before the first validation; no checkpoint in {out}")
     else:
@@ -264,6 +268,11 @@ def complete(config: RunConfig, data: Data) -> RunConfig:
                 f"encoder_signals='background', and none of {', '.join(data.channels)} has that role: "
                 f"give `role: background` in the catalogue, or name the channels"
             )
+    if model.n_context and data.config.width < ConfounderEncoder.pooled:
+        raise QueryError(
+            f"data.width is {data.config.width}; the confounder encoder needs {ConfounderEncoder.pooled} positions or "
+            f"more (or model.n_context=0)"
+        )
     model = replace(
         model,
         signal_size=len(data.channels),
@@ -316,14 +325,11 @@ def _columns() -> list[str]:
     return ["lr", *(f"train/{term}" for term in TERMS), *validation]
 
 
-def _rewind(log: CsvLog, out: Path, resume: bool) -> None:
+def _rewind(log: CsvLog, state: Path | None) -> None:
     """Forget what the log says of steps that will be made again."""
-    step = 0
-    if resume:
-        # Our own file of a moment ago, yet nothing in it needs more than plain values.
-        state = torch.load(out / runs.RESUME, map_location="cpu", weights_only=True)
-        step = int(state["global_step"])
-    log.rewind(step)
+    # Nothing in the loop's state needs more than plain values.
+    known = {"global_step": 0} if state is None else torch.load(state, map_location="cpu", weights_only=True)
+    log.rewind(int(known["global_step"]))
 
 
 def _check_same_data(out: Path, data: Data) -> None:

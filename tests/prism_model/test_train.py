@@ -106,6 +106,20 @@ def test_a_resumed_run_equals_an_undisturbed_one(run: Path, tiny_store: Path, tm
     assert log_of(run) == log_of(part)
 
 
+def test_a_run_broken_off_in_its_first_epoch_starts_anew(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+
+    def stop(line: str) -> None:
+        if line.startswith("step 4 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(config(tiny_store), part, device="cpu", say=stop)
+    assert not (part / "checkpoints/resume.ckpt").exists()
+    fit(RunConfig(), part, resume=True, device="cpu", say=quiet)
+    assert log_of(run) == log_of(part)
+
+
 def test_ctrl_c_keeps_the_best_checkpoint(tiny_store: Path, tmp_path: Path) -> None:
     lines: list[str] = []
 
@@ -301,7 +315,8 @@ def test_a_command_without_its_packages(
 def test_bad_settings_are_one_message(tiny_store: Path, tmp_path: Path) -> None:
     done = command("train", tiny_store, "--out", tmp_path / "r", "--set", "data.width=40", "--set", "train.epochs=1")
     assert done.exit_code == 1
-    assert "a window of 40 is too short" in done.output
+    assert "data.width is 40; the confounder encoder needs 64 positions" in done.output
+    assert not (tmp_path / "r").exists()  # so that the next try may use the name
     done = command("train", tiny_store, "--out", tmp_path / "s", "--set", "model.n_contxt=1")
     assert "did you mean 'n_context'" in done.output
 
