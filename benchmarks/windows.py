@@ -31,7 +31,7 @@ def make_store(folder: Path, length: int, intervals: int, tracks: int) -> tuple[
 
 
 def contenders(store: Path, paths: list[Path], width: int, threads: int) -> Iterator[tuple[str, Read]]:
-    """Give every reader that is installed, ours first; each returns ``(windows, tracks, width)``, silence as 0."""
+    """Give every reader that is installed, ours first; each returns ``(windows, tracks, width)``."""
     yield "genostore", ours(store, [p.stem for p in paths], width)
     for make in (figwig, pybigtools, pybigwig, tensorstore, zarr_python):
         try:
@@ -55,7 +55,7 @@ def ours(store: Path, assays: list[str], width: int) -> Read:
         with Reads() as reads:
             for k, array in enumerate(arrays):
                 reads.spans(array, spans, out[:, k])
-        return np.nan_to_num(out, copy=False)
+        return out
 
     return read
 
@@ -67,7 +67,7 @@ def figwig(store: Path, paths: list[Path], width: int, threads: int) -> tuple[st
     readers = [figwig.BigWigReader(str(p)) for p in paths]
 
     def read(starts: np.ndarray) -> np.ndarray:
-        return figwig.read_bigwig(readers, CONTIG, starts, width, n_jobs=threads)
+        return figwig.read_bigwig(readers, CONTIG, starts, width, missing=np.nan, n_jobs=threads)
 
     return f"figwig, {threads} threads", read
 
@@ -83,7 +83,7 @@ def pybigtools(store: Path, paths: list[Path], width: int, threads: int) -> tupl
         for i, start in enumerate(starts.tolist()):
             for k, file in enumerate(files):
                 out[i, k] = file.values(CONTIG, start, start + width)
-        return np.nan_to_num(out, copy=False)
+        return out
 
     return "pybigtools loop", read
 
@@ -99,7 +99,7 @@ def pybigwig(store: Path, paths: list[Path], width: int, threads: int) -> tuple[
         for i, start in enumerate(starts.tolist()):
             for k, file in enumerate(files):
                 out[i, k] = file.values(CONTIG, start, start + width, numpy=True)
-        return np.nan_to_num(out, copy=False)
+        return out
 
     return "pyBigWig loop", read
 
@@ -120,7 +120,7 @@ def tensorstore(store: Path, paths: list[Path], width: int, threads: int) -> tup
             futures = [a[s : s + width].read(batch=batch) for s in starts.tolist() for a in arrays]
         for row, future in zip(out.reshape(-1, width), futures, strict=True):
             row[:] = future.result()
-        return np.nan_to_num(out, copy=False)
+        return out
 
     return "TensorStore, one batch", read
 
@@ -136,7 +136,7 @@ def zarr_python(store: Path, paths: list[Path], width: int, threads: int) -> tup
         for i, start in enumerate(starts.tolist()):
             for k, array in enumerate(arrays):
                 out[i, k] = array[start : start + width]
-        return np.nan_to_num(out, copy=False)
+        return out
 
     return "zarr-python loop", read
 
