@@ -131,6 +131,8 @@ class Loader(IterableDataset[Batch]):
         self.epoch, self._yielded = state["epoch"], state["yielded"]
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._yielded >= len(self):  # whoever read it last took every batch, and did not ask for one more
+            self.set_epoch(self.epoch + 1)
         order, shifts = self.order.epoch(self.epoch), self.order.shifts(self.epoch, self.windows.query.jitter)
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)

@@ -32,6 +32,13 @@ def test_every_sample_once_an_epoch_in_another_order(toy: Toy) -> None:
     assert indices(loader) == first
 
 
+def test_an_epoch_of_which_every_batch_was_taken_is_over(toy: Toy) -> None:
+    loader = toy.open().windows(width=20).loader(6, shuffle=True, seed=3)
+    expected = [indices(loader), indices(loader)]
+    loader.set_epoch(0)
+    assert [[b.index.tolist() for _, b in zip(range(len(loader)), loader)] for _ in range(2)] == expected  # noqa: B905
+
+
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_threads_do_not_change_the_batches(toy: Toy, threads: int) -> None:
     windows = toy.open().windows(width=40, jitter=15, contacts="hic")
