@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,9 +57,20 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole, durably and atomically; a reader sees the old content or the new."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+def write_file(path: Path, content: bytes, scratch: Path | None = None) -> None:
+    """Write a file whole, durably and atomically; a reader sees the old content or the new.
+
+    Parameters
+    ----------
+    path, content
+        Of the file.
+    scratch
+        Folder of the same file system in which it is made, so that what a killed process leaves lies there; that of
+        the file by default.
+    """
+    temporary = (scratch or path.parent) / f"{path.name}.{os.getpid()}.{threading.get_ident()}.part"
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -61,7 +61,12 @@ def rebuild(storage: Storage) -> Entries:
 
 def write(storage: Storage, nodes: Mapping[str, Mapping[str, Any]]) -> None:
     """Replace the index."""
-    write_file(storage.path(INDEX), dumps({"version": INDEX_VERSION, "nodes": dict(nodes)}))
+    put(storage, INDEX, dumps({"version": INDEX_VERSION, "nodes": dict(nodes)}))
+
+
+def put(storage: Storage, key: str, content: bytes) -> None:
+    """Write an object among the nodes; what a killed process leaves of it stays out of sight."""
+    write_file(storage.path(key), content, storage.path(f"{PRIVATE}/tmp"))
 
 
 def generation(storage: Storage, node: str) -> int:

@@ -58,7 +58,7 @@ def create(path: str | Path, genome: Genome) -> Storage:
         with lock(storage.path(f"{PRIVATE}/locks/root.lock"), f"the root of {folder}", wait=60):
             raw = storage.read("zarr.json")
             if raw is None:
-                write_file(storage.path("zarr.json"), dumps(root.to_json()))
+                index.put(storage, "zarr.json", dumps(root.to_json()))
                 index.write(storage, {})
                 return storage
     found = RootSchema.from_json(json.loads(raw), storage.root)
@@ -335,10 +335,10 @@ class Staging:
     def _make_parents(self) -> None:
         parts = self.node.split("/")[:-1]
         for depth in range(1, len(parts) + 1):
-            group = self.storage.path("/".join(parts[:depth]))
-            group.mkdir(exist_ok=True)
-            if not (group / "zarr.json").exists():
-                write_file(group / "zarr.json", dumps(group_metadata()))
+            group = "/".join(parts[:depth])
+            self.storage.path(group).mkdir(exist_ok=True)
+            if not self.storage.path(f"{group}/zarr.json").exists():
+                index.put(self.storage, f"{group}/zarr.json", dumps(group_metadata()))
 
 
 def _statistics(record: Mapping[str, Any]) -> Statistics:
@@ -391,4 +391,8 @@ def collect(storage: Storage, grace: float) -> list[str]:
         if time.time() - folder.stat().st_ctime >= grace:
             remove_tree(folder)
             deleted.append(f"retired {unquote(folder.name)}")
+    for file in sorted(storage.path(f"{PRIVATE}/tmp").glob("*")):
+        if time.time() - file.stat().st_mtime >= grace:
+            file.unlink(missing_ok=True)
+            deleted.append(f"unfinished {file.name}")
     return deleted

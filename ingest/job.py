@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from genostore import index
 from genostore.disk import log, remove_tree
@@ -18,9 +18,35 @@ from genostore.storage import PRIVATE, Storage
 from ingest.hashing import Stamp, stamp
 from ingest.nodes.base import Node, Values
 
-_WRITERS = 2  # threads that encode shards while the next one is decoded
-_IN_FLIGHT = 3  # shards held in memory at once beside the one being decoded
+_WRITERS = 4  # threads that encode shards, and wait for the disk, while the next one is decoded
+_IN_FLIGHT = 4  # shards held in memory at once beside the one being decoded
 _RUN = 16  # shards that one work item holds, so that a worker opens a source once for many
+
+
+class Pipeline:
+    """Shards on their way to the disk: encoded in other threads while the next one is decoded in this one."""
+
+    def __init__(self) -> None:
+        self._writers = ThreadPoolExecutor(_WRITERS, "encode")
+        self._pending: deque[tuple[Future[None], Callable[[], None]]] = deque()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writers.shutdown(cancel_futures=True)
+
+    def push(self, write: Callable[[], None], done: Callable[[], None]) -> None:
+        """Start a write; ``done`` is called in this thread once it is durable. Waits while too many are under way."""
+        self._pending.append((self._writers.submit(write), done))
+        self.settle(_IN_FLIGHT)
+
+    def settle(self, most: int = 0) -> None:
+        """Wait until at most so many writes are under way; raises what a write raised."""
+        while self._pending and (len(self._pending) > most or self._pending[0][0].done()):
+            future, done = self._pending.popleft()
+            future.result()
+            done()
 
 
 @dataclass(frozen=True)
@@ -37,34 +63,33 @@ class Item:
         """Bytes of values."""
         return sum(self.node.block_size(self.name, b) for b in self.blocks)
 
-    def write(self, advance: Callable[[int], None] = lambda _: None) -> int:
-        """Write the shards: one is decoded here while those before it are encoded in other threads.
+    def feed(self, pipeline: Pipeline, advance: Callable[[int], None]) -> Iterator[None]:
+        """Decode the shards one by one into a pipeline.
 
         Parameters
         ----------
+        pipeline
+            Encodes and writes them.
         advance
             Called with the bytes of each shard once it is durable.
 
-        Returns
-        -------
-        int
-            Bytes of values written.
+        Yields
+        ------
+        None
+            After each shard.
         """
-        pending: deque[tuple[int, Future[None]]] = deque()
+        for block in self.blocks:
+            values = self.node.read(self.name, block)
+            size = self.node.block_size(self.name, block)
+            pipeline.push(partial(self._store, block, values), partial(advance, size))
+            yield
 
-        def settle(most: int) -> None:
-            while len(pending) > most:
-                block, future = pending.popleft()
-                future.result()
-                advance(self.node.block_size(self.name, block))
-
-        with ThreadPoolExecutor(_WRITERS, "encode") as writers:
-            for block in self.blocks:
-                values = self.node.read(self.name, block)
-                pending.append((block, writers.submit(self._store, block, values)))
-                settle(_IN_FLIGHT)
-            settle(0)
-        return self.size
+    def write(self) -> None:
+        """Write the shards."""
+        with Pipeline() as pipeline:
+            for _ in self.feed(pipeline, lambda _: None):
+                pass
+            pipeline.settle()
 
     def _store(self, block: int, found: Values) -> None:
         self.staging.write(block, found.values, self.name, found.counts, found.maxima).wait()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from genostore.errors import GenostoreError, QueryError, WriteError
 from genostore.staging import writer_lock
-from ingest.job import Item, Job
+from ingest.job import Item, Job, Pipeline
 from ingest.progress import Display
 
 _TIMEOUT = "10s"  # for a scheduler to answer
@@ -23,19 +25,58 @@ class Crew(Protocol):
 
 
 class Alone:
-    """This process: one node after the other, so that a debugger works."""
+    """This process: one node after the other, so that a debugger works.
+
+    The last shards of a node are encoded while the first ones of the next are decoded; it is published then.
+    """
 
     def write(self, jobs: Sequence[Job], overwrite: bool, show: Display) -> Iterator[Job]:
         """Write and publish each job's node, and yield it then."""
-        for job in jobs:
-            show.begin(job.node.path)
-            with writer_lock(job.storage, job.node.path):
+        unpublished: deque[_Open] = deque()
+
+        def publish() -> Iterator[Job]:
+            while unpublished and unpublished[0].complete:
+                done = unpublished.popleft()
+                done.job.publish(overwrite)
+                done.lock.close()
+                yield done.job
+
+        with ExitStack() as locks, Pipeline() as pipeline:
+            for job in jobs:
+                show.begin(job.node.path)
+                opened = _Open(job, locks.enter_context(ExitStack()), show)
+                opened.lock.enter_context(writer_lock(job.storage, job.node.path))
                 items = job.begin()
-                show.advance(job.node.size - sum(item.size for item in items))
+                unpublished.append(opened)
+                opened.begin(items)
                 for item in items:
-                    item.write(show.advance)
-                job.publish(overwrite)
-            yield job
+                    for _ in item.feed(pipeline, opened.advance):
+                        yield from publish()
+                yield from publish()
+            pipeline.settle()
+            yield from publish()
+
+
+@dataclass
+class _Open:
+    """A node that is being written: its lock, and the bytes that are not durable yet."""
+
+    job: Job
+    lock: ExitStack
+    show: Display
+    left: int = -1
+
+    def begin(self, items: Sequence[Item]) -> None:
+        self.left = sum(item.size for item in items)
+        self.show.advance(self.job.node.size - self.left)
+
+    def advance(self, size: int) -> None:
+        self.left -= size
+        self.show.advance(size)
+
+    @property
+    def complete(self) -> bool:
+        return self.left == 0
 
 
 class Processes:
@@ -55,44 +96,35 @@ class Processes:
         from distributed import as_completed
 
         waiting = iter(jobs)
-        of: dict[str, tuple[Job, int]] = {}  # by the key of a future: whose item it is, and its bytes
-        left: dict[str, int] = {}  # items to come, by node
+        of: dict[str, tuple[_Open, int]] = {}  # by the key of a future: whose item it is, and its bytes
         queue = as_completed()
-        with ExitStack() as stack:
-            locks: dict[str, ExitStack] = {}
 
-            def begin(job: Job) -> Iterator[Job]:
-                path = job.node.path
-                show.begin(path)
-                locks[path] = stack.enter_context(ExitStack())
-                locks[path].enter_context(writer_lock(job.storage, path))
-                items = job.begin()
-                show.advance(job.node.size - sum(item.size for item in items))
-                left[path] = len(items)
-                for item in items:
-                    future = self._client.submit(Item.write, item, pure=False)
-                    of[future.key] = job, item.size
-                    queue.add(future)
-                if not items:
-                    yield from finish(job)
+        def publish(opened: _Open) -> Iterator[Job]:
+            if opened.complete:
+                opened.job.publish(overwrite)
+                opened.lock.close()
+                yield opened.job
 
-            def finish(job: Job) -> Iterator[Job]:
-                job.publish(overwrite)
-                locks.pop(job.node.path).close()
-                yield job
-
+        with ExitStack() as locks:
             while True:
                 while len(of) < _AHEAD * self._n_workers() and (job := next(waiting, None)) is not None:
-                    yield from begin(job)
+                    show.begin(job.node.path)
+                    opened = _Open(job, locks.enter_context(ExitStack()), show)
+                    opened.lock.enter_context(writer_lock(job.storage, job.node.path))
+                    items = job.begin()
+                    opened.begin(items)
+                    for item in items:
+                        future = self._client.submit(Item.write, item, pure=False)
+                        of[future.key] = opened, item.size
+                        queue.add(future)
+                    yield from publish(opened)
                 if not of:
                     return
                 future = next(queue)
-                job, size = of.pop(future.key)
+                opened, size = of.pop(future.key)
                 _result(future)
-                show.advance(size)
-                left[job.node.path] -= 1
-                if not left[job.node.path]:
-                    yield from finish(job)
+                opened.advance(size)
+                yield from publish(opened)
 
     def _n_workers(self) -> int:
         return max(len(self._client.ncores()), 1)
