@@ -119,7 +119,6 @@ def main() -> None:
         given = sum((folder / f"t{k}.bw").stat().st_size for k in range(TRACKS))
         more = (statistics.median(seconds[TRACKS]) - statistics.median(seconds[1])) / (TRACKS - 1)
         base = statistics.median(direct)
-        print("seconds", seconds, [round(d, 3) for d in direct])
         print(f"one more track      {more:.3f} s")
         print(f"pyBigWig.values     {base:.3f} s")
         print(f"ratio               {more / base:.2f} (bar 3, goal 1.6)")
