@@ -13,11 +13,10 @@ from typing import Any
 
 from genostore.disk import lock, write_file, writing
 from genostore.errors import CorruptionError, FormatError
-from genostore.schema import KEY, check_version, dumps, summary
+from genostore.schema import FORMAT_VERSION, KEY, check_version, dumps, summary
 from genostore.storage import INDEX, PRIVATE, Storage
 
 Entries = dict[str, dict[str, Any]]
-INDEX_VERSION = 1
 
 
 def read(storage: Storage) -> Entries:
@@ -61,7 +60,7 @@ def rebuild(storage: Storage) -> Entries:
 
 def write(storage: Storage, nodes: Mapping[str, Mapping[str, Any]]) -> None:
     """Replace the index."""
-    put(storage, INDEX, dumps({"version": INDEX_VERSION, "nodes": dict(nodes)}))
+    put(storage, INDEX, dumps({"version": FORMAT_VERSION, "nodes": dict(nodes)}))
 
 
 def put(storage: Storage, key: str, content: bytes) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from genostore.errors import SourceError
 from genostore.genome import Genome
-from genostore.schema import track_name
 from ingest.catalogue import Contacts, ExpressionSignal, ExpressionTable, Features, Regions, Track
 from ingest.catalogue.entries import GeneTable, GeometricMean
 from ingest.genes import GeneAxis, check_known
@@ -66,7 +65,7 @@ class Builder:
         SourceError
             If the file is damaged, of another format, or of another assembly.
         """
-        path = f"tracks/{entry.cell_type}/{track_name(entry.assay, entry.strand, entry.replicate)}"
+        path = f"tracks/{entry.cell_type}/{entry.node}"
         signal, contigs = self._signal(entry, file, path)
         labels = entry.model_dump(include={"cell_type", "assay", "strand", "replicate", "role", "unit"})
         encoding = Encoding(entry.dtype, entry.bitround)

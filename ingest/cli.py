@@ -129,6 +129,3 @@ def export(
 def _told(written: tuple[str, ...], kept: tuple[str, ...]) -> str:
     parts = [f"{len(written)} written" if written else "", f"{len(kept)} there already" if kept else ""]
     return ", ".join(p for p in parts if p) or "nothing to do"
-
-
-commands = [ingest, add, verify, export]

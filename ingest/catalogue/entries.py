@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from genostore.schema import track_name
 from ingest.catalogue.problems import described
 from ingest.fetch import portal_accession
 
@@ -367,8 +368,7 @@ class Track(Source):
     @property
     def node(self) -> str:
         """The track's name in the store, below its cell type: ``DNase``, ``RNA+``, ``DNase.rep1``."""
-        replicate = "" if self.replicate is None else f".rep{self.replicate}"
-        return f"{self.assay}{self.strand or ''}{replicate}"
+        return track_name(self.assay, self.strand, self.replicate)
 
 
 def _all_or_list(value: object) -> object:
