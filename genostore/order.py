@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from genostore.errors import QueryError
 
 Ints = NDArray[np.int64]
 _ORDER, _JITTER = 0, 1  # streams of random numbers, one a purpose
@@ -15,9 +18,14 @@ _ORDER, _JITTER = 0, 1  # streams of random numbers, one a purpose
 class Order:
     """Which samples make up which batch, for one rank of several.
 
-    One permutation of all samples is drawn from (seed, epoch). It is cut into global batches of
+    With ``shuffle=True`` one permutation of all samples is drawn from (seed, epoch). It is cut into global batches of
     ``batch_size * world`` samples, of which rank r takes every ``world``-th from its r-th on. So the ranks are
     disjoint, and together read the same samples in the same steps as one rank with the larger batch would.
+
+    With ``shuffle="blocks"``, for packs that outgrow memory, blocks of ``block`` consecutive samples are permuted
+    instead, each rank takes an equal run of them, and ``buffer`` blocks at a time are shuffled together. A reader that
+    reads the :attr:`load` batches of such a buffer at once decodes each block once, in one rank. Buffers are rounded
+    up to whole batches.
 
     The ranks get equally many samples: where ``world`` does not divide their number, the last ``n % world`` of an
     epoch's order are left out (others each epoch, when shuffled; none with one rank).
@@ -29,20 +37,31 @@ class Order:
     batch_size
         Of one rank.
     shuffle, seed
-        Permute, and from which seed.
+        False, True or ``"blocks"``, and from which seed.
     drop_last
         Leave out the last, short batch.
     rank, world
         This rank and the number of ranks.
+    block, buffer
+        Samples a block, and blocks that are shuffled together; for ``shuffle="blocks"`` only.
     """
 
     n: int
     batch_size: int
-    shuffle: bool = False
+    shuffle: bool | Literal["blocks"] = False
     seed: int = 0
     drop_last: bool = False
     rank: int = 0
     world: int = 1
+    block: int = 16
+    buffer: int = 64
+
+    def __post_init__(self) -> None:
+        if self.shuffle not in (False, True, "blocks"):
+            raise QueryError(f"shuffle is {self.shuffle!r}; it is True, False or 'blocks'")
+        for name in ("batch_size", "block", "buffer"):
+            if getattr(self, name) < 1:
+                raise QueryError(f"{name} is {getattr(self, name)}; it is 1 or more")
 
     @property
     def samples(self) -> int:
@@ -50,16 +69,36 @@ class Order:
         each = self.n // self.world
         return each // self.batch_size * self.batch_size if self.drop_last else each
 
+    @property
+    def load(self) -> int:
+        """Batches that are best read together: those of a shuffle buffer, or one."""
+        return -(-self.block * self.buffer // self.batch_size) if self.shuffle == "blocks" else 1
+
     def __len__(self) -> int:
         """Batches an epoch, of this rank."""
         return -(-self.samples // self.batch_size)
 
     def epoch(self, epoch: int) -> Ints:
         """Give this rank's samples of an epoch, ``(samples,)`` in order; batches are consecutive slices of it."""
+        random = np.random.default_rng((self.seed, epoch, _ORDER))
+        if self.shuffle == "blocks":
+            return self._blocks(random)[: self.samples]
         order = np.arange(self.n, dtype=np.int64)
         if self.shuffle:
-            np.random.default_rng((self.seed, epoch, _ORDER)).shuffle(order)
+            random.shuffle(order)
         return order[self.rank :: self.world][: self.samples]
+
+    def _blocks(self, random: np.random.Generator) -> Ints:
+        first = random.permutation(-(-self.n // self.block)) * self.block
+        order = (first[:, None] + np.arange(self.block)).ravel()
+        order = order[order < self.n]
+        random.shuffle(order[-self.block :])  # so that any of a block may be among those left out
+        each = self.n // self.world
+        mine = order[self.rank * each : (self.rank + 1) * each]
+        size = self.load * self.batch_size
+        for start in range(0, each, size):
+            random.shuffle(mine[start : start + size])
+        return mine
 
     def batch(self, order: Ints, number: int) -> Ints:
         """Cut batch ``number`` out of the order that :meth:`epoch` gave."""
