@@ -32,6 +32,7 @@ def simulate(
     seed: int = 0,
     shift: bool = False,
     *,
+    shift_agreement: float = 0.5,
     settings: Settings | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -49,10 +50,13 @@ def simulate(
     seed
         Equal seeds, arguments and library versions give equal bytes.
     shift
-        Break the correlation between the background state and expression on the held-out contigs (chr4 and
-        chr5). With the same seed nothing else changes: only DNase and Hi-C there.
+        A second environment: deal the background state of the held-out contigs (chr4 and chr5) with
+        ``shift_agreement``. With the same seed nothing else changes: only DNase and Hi-C there.
+    shift_agreement
+        The share of shifted neighbourhoods whose state follows their activity: 0.5 breaks the correlation of
+        the background with expression, 0.1 reverses that of the training contigs.
     settings
-        All of the settings, effect sizes included; the four arguments before are then not looked at.
+        All of the settings, effect sizes included; the arguments before are then not looked at.
     overwrite
         Write over the files of an earlier simulation in ``directory``. Without it a directory that holds
         anything is refused.
@@ -73,7 +77,7 @@ def simulate(
     WriteError
         If the directory cannot be written.
     """
-    settings = settings or Settings(genes, cell_types, seed, shift)
+    settings = settings or Settings(genes, cell_types, seed, shift, shift_agreement=shift_agreement)
     say = progress or (lambda _: None)
     directory = Path(directory)
     catalogue = directory / "catalog.yaml"

@@ -99,9 +99,11 @@ class Settings:
     seed
         Seeds every random stream.
     shift
-        Break the correlation of the background state with expression on the held-out contigs.
+        Deal the background state of the held-out contigs otherwise: a second environment.
     agreement
         The share of neighbourhoods whose background state follows their hidden activity, where not shifted.
+    shift_agreement
+        The same where shifted: 0.5 breaks the correlation with expression, less reverses it.
     gene_spacing, genes_a_neighbourhood
         Layout, in bp and genes.
     motif_fidelity
@@ -115,6 +117,7 @@ class Settings:
     seed: int = 0
     shift: bool = False
     agreement: float = 0.9
+    shift_agreement: float = 0.5
     gene_spacing: int = 30_000
     genes_a_neighbourhood: int = 3
     motif_fidelity: float = 0.88
@@ -137,6 +140,10 @@ class Settings:
             raise QueryError(f"a simulation with seed {self.seed}: seeds are whole numbers from 0")
         if not 0.5 <= self.agreement <= 1:
             raise QueryError(f"agreement is {self.agreement}: expected a share between 0.5 (none) and 1 (always)")
+        if not 0 <= self.shift_agreement <= 1:
+            raise QueryError(
+                f"shift_agreement is {self.shift_agreement}: expected a share between 0 (reversed) and 1; 0.5 is none"
+            )
 
     @property
     def cell_type_names(self) -> list[str]:

@@ -5,7 +5,7 @@ The graph, for gene g in neighbourhood n and cell type c (``docs/simulation.md``
     H3K27ac elements (n, c) ------------> expression (g, c) <---- motifs (g), mRNA features (g)
                                                ^
     hidden activity (n, c) --------------------+
-          |  (agreement; cut on shifted contigs)
+          |  (agreement; another one on shifted contigs)
           v
     background state (n, c) ---> DNase, Hi-C
 """
@@ -115,8 +115,8 @@ def _background(settings: Settings, genome: SimulatedGenome) -> tuple[np.ndarray
     """Hidden activity and background state of every neighbourhood and cell type.
 
     Both are dealt rather than tossed: half of the neighbourhoods of the training contigs, and of each
-    held-out contig, is active; ``agreement`` of each half has the state that goes with its activity, or one
-    half where shifted. So the correlation is what the settings say, not what chance makes of a few
+    held-out contig, is active; ``agreement`` of each half (``shift_agreement`` where shifted) has the state that
+    goes with its activity. So the correlation is what the settings say, not what chance makes of a few
     neighbourhoods.
     """
     table = genome.neighbourhoods
@@ -126,7 +126,7 @@ def _background(settings: Settings, genome: SimulatedGenome) -> tuple[np.ndarray
     for group in (training, *([c] for c in settings.held_out)):
         rows = np.flatnonzero(table.contig.isin(group))
         shifted = settings.shift and group is not training
-        agreement = 0.5 if shifted else settings.agreement
+        agreement = settings.shift_agreement if shifted else settings.agreement
         for column, cell in enumerate(settings.cell_type_names):
             rng = settings.stream("activity", cell, *group)
             deal = rng.permutation(np.arange(len(rows)) % 2 * 2 - 1)

@@ -213,6 +213,19 @@ def test_the_background_goes_with_expression_until_it_is_shifted(seed: int) -> N
         assert (truth.environment == np.where(held_out & shift, "shifted", "training")).all()
 
 
+def test_a_shift_can_reverse_the_background() -> None:
+    plain, reversed_ = (table(draw_world(s)) for s in (Settings(300), Settings(300, shift=True, shift_agreement=0.1)))
+    held_out = plain.split != "train"
+    assert plain[held_out].background_state.corr(plain[held_out].log10_expression) > 0.2
+    assert reversed_[held_out].background_state.corr(reversed_[held_out].log10_expression) < -0.2
+    agree = (reversed_.background_state == 1) == (reversed_.hidden_activity == 1)
+    assert abs(agree[held_out].mean() - 0.1) < 0.1
+    assert (reversed_.environment == np.where(held_out, "shifted", "training")).all()
+    same = ["background_state", "environment"]  # all else is one world
+    pd.testing.assert_frame_equal(plain.drop(columns=same), reversed_.drop(columns=same))
+    pd.testing.assert_frame_equal(plain[~held_out], reversed_[~held_out])
+
+
 def test_the_causes_explain_expression_and_the_state_adds_nothing(world: World) -> None:
     truth = table(world)
     y = truth.log10_expression.to_numpy()
@@ -317,6 +330,8 @@ def test_what_cannot_be_simulated_is_said() -> None:
         Settings(seed=-1)
     with pytest.raises(QueryError, match=r"agreement is 0\.2"):
         Settings(agreement=0.2)
+    with pytest.raises(QueryError, match=r"shift_agreement is 1\.2"):
+        Settings(shift_agreement=1.2)
 
 
 def test_an_unwritable_directory_is_a_write_error(tmp_path: Path) -> None:
@@ -333,6 +348,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert "shifted on held-out" in (tmp_path / "demo" / "catalog.yaml").read_text()
     refused = CliRunner().invoke(simulate_command, [out, "--genes", "3"])
     assert refused.exit_code == 2
+    refused = CliRunner().invoke(simulate_command, [out, "--shift-agreement", "0.1"])
+    assert "give --shift too" in refused.output
 
 
 def test_helpers() -> None:
