@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 
@@ -22,6 +23,8 @@ class Batch:
         ``(B,)`` int64, where in the window the TSS (the middle of a region) lies.
     left_pad, right_pad
         ``(B,)`` int64, how many positions of the window lie off the contig on either side.
+    reverse
+        ``(B,)`` bool: the window is given on the reverse strand, stranded tracks swapped.
     sequence
         ``(B, W)`` uint8 codes, 0-3 = A C G T and 4 = other; or ``(B, W, 4)`` float32 one-hot, all zero for other.
     signal
@@ -38,6 +41,8 @@ class Batch:
         ``(B, feature)`` float32.
     target
         ``(B,)`` float32, transformed as the store says.
+    weight
+        ``(B,)`` float32, of each sample; only from a loader that was given weights.
     """
 
     index: Any
@@ -46,6 +51,7 @@ class Batch:
     anchor: Any
     left_pad: Any
     right_pad: Any
+    reverse: Any = None
     sequence: Any = None
     signal: Any = None
     mask: Any = None
@@ -54,6 +60,7 @@ class Batch:
     bin_size: int | None = None
     features: Any = None
     target: Any = None
+    weight: Any = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -62,6 +69,22 @@ class Batch:
     def padded(self) -> Any:
         """``(B,)`` bool: the window passes an end of its contig."""
         return (self.left_pad + self.right_pad) > 0
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(v) for name, v in values.items() if hasattr(v, "shape")})
+
+    def __getitem__(self, some: slice) -> Batch:
+        """Give some of the samples, as views."""
+        return self._each(lambda value: value[some])
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """Move a batch of tensors, as ``torch.Tensor.to`` moves one."""
+        return self._each(lambda value: value.to(*args, **kwargs))
+
+    def pin_memory(self) -> Batch:
+        """Copy a batch of tensors to pinned memory; ``DataLoader(pin_memory=True)`` calls it."""
+        return self._each(lambda value: value.pin_memory())
 
     def __repr__(self) -> str:
         parts = [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from genostore.errors import QueryError
 
 Ints = NDArray[np.int64]
-_ORDER, _JITTER = 0, 1  # streams of random numbers, one a purpose
+_ORDER, _JITTER, _STRAND = 0, 1, 2  # streams of random numbers, one a purpose
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,7 @@ class Order:
             return np.zeros(self.n, dtype=np.int64)
         random = np.random.default_rng((self.seed, epoch, _JITTER))
         return random.integers(-jitter, jitter, size=self.n, endpoint=True)
+
+    def flips(self, epoch: int) -> NDArray[np.bool_]:
+        """Draw whether each sample is reverse-complemented in an epoch, ``(n,)`` with even odds."""
+        return np.random.default_rng((self.seed, epoch, _STRAND)).random(self.n) < 0.5

@@ -199,7 +199,7 @@ class Windows:
         asked = {"sequence": self.query.sequence, "signal": chosen.assays, "contacts": chosen.contacts}
         return frozenset(part for part, wanted in asked.items() if wanted)
 
-    def read(self, indices: ArrayLike, shift: ArrayLike = 0) -> Batch:
+    def read(self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False) -> Batch:
         """Read samples into a batch of numpy arrays.
 
         Parameters
@@ -208,6 +208,9 @@ class Windows:
             ``(B,)`` numbers of samples, ``0 <= i < len(windows)``; in any order, repeats allowed.
         shift
             Bases by which each window is moved along the reference strand, ``(B,)`` or one for all.
+        flip
+            Whether each window is reverse-complemented, stranded tracks swapped, after ``orient`` had its say; ``(B,)``
+            or one for all.
 
         Returns
         -------
@@ -222,63 +225,76 @@ class Windows:
             If the storage is damaged, or a track was replaced while it was read.
         """
         index = np.atleast_1d(np.asarray(indices, dtype=np.int64))
-        outside = index[(index < 0) | (index >= len(self))]
-        if outside.size:
-            raise QueryError(f"sample {outside[0]} is not among the {len(self):,} of these windows (from 0)")
         chosen = self.selection
+        self.check(index)
         row, cell = chosen.gene[index], chosen.cell_type[index]
-        batch = self.read_pairs(row, cell, np.broadcast_to(np.asarray(shift, dtype=np.int64), index.shape))
+        batch = self.read_pairs(row, cell, np.broadcast_to(np.asarray(shift, dtype=np.int64), index.shape), flip=flip)
         batch.index = index
         return batch
 
-    def read_pairs(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS) -> Batch:
+    def check(self, index: Ints) -> None:
+        """Check that all of these are numbers of samples."""
+        outside = index[(index < 0) | (index >= len(self))]
+        if outside.size:
+            raise QueryError(f"sample {outside[0]} is not among the {len(self):,} of these windows (from 0)")
+
+    def read_pairs(
+        self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS, flip: ArrayLike = False
+    ) -> Batch:
         """Read windows by (gene, cell type), whether or not they are samples; see :meth:`read`."""
+        batch = self.frame(row, cell, shift, flip)
+        for part, values in self.reader.read(row, cell, shift, parts & self.parts).items():
+            setattr(batch, part, values)
+        if batch.contacts is None:
+            batch.bin_size = batch.contact_origin = None
+        if batch.reverse.any():
+            self._orient(batch)
+        if batch.signal is not None:
+            batch.signal = bin_signal(batch.signal, self.query.resolution, self.query.aggregate).transpose(0, 2, 1)
+        return batch
+
+    def frame(self, row: Ints, cell: Ints, shift: Ints, flip: ArrayLike = False) -> Batch:
+        """Give what is known of windows without reading: where they lie, which way round, features and target."""
         chosen, width = self.selection, self.width
-        arrays = self.reader.read(row, cell, shift, parts & self.parts)
-        start = window_starts(chosen.anchor[row], width) + shift
+        anchor = chosen.anchor[row]
+        start = window_starts(anchor, width) + shift
+        reverse = np.broadcast_to(np.asarray(flip, dtype=bool), row.shape)
+        if self.query.orient == "gene":
+            reverse = reverse ^ chosen.minus[row]
+        left, right = np.clip(-start, 0, width), np.clip(start + width - chosen.contig_length[row], 0, width)
         batch = Batch(
             index=np.full(len(row), -1, dtype=np.int64),
             gene=row,
             cell_type=cell,
-            anchor=chosen.anchor[row] - start,
-            left_pad=np.clip(-start, 0, width),
-            right_pad=np.clip(start + width - chosen.contig_length[row], 0, width),
-            sequence=arrays.get("sequence"),
-            signal=arrays.get("signal"),
-            contacts=arrays.get("contacts"),
+            anchor=np.where(reverse, width - 1 - anchor + start, anchor - start),
+            left_pad=np.where(reverse, right, left),
+            right_pad=np.where(reverse, left, right),
+            reverse=reverse,
+            bin_size=self.bin_size,
         )
-        if batch.contacts is not None:
-            first, _ = contact_bins(self.query, chosen, row, start)
-            assert self.bin_size is not None
-            batch.bin_size = self.bin_size
-            batch.contact_origin = start - first * self.bin_size
-        if self.query.orient == "gene":
-            self._orient(batch, chosen.minus[row])
-        if batch.signal is not None:
-            batch.signal = bin_signal(batch.signal, self.query.resolution, self.query.aggregate).transpose(0, 2, 1)
+        if self.bin_size is not None:
+            first, n = contact_bins(self.query, chosen, row, start)
+            origin = start - first * self.bin_size
+            batch.contact_origin = np.where(reverse, n * self.bin_size - origin - width, origin)
         if chosen.feature_values is not None:
             batch.features = chosen.feature_values[row, cell]
         if chosen.target is not None:
             batch.target = chosen.target[row, cell]
         return batch
 
-    def _orient(self, batch: Batch, minus: NDArray[np.bool_]) -> None:
-        """Reverse-complement the windows of minus-strand genes."""
-        batch.anchor[minus] = self.width - 1 - batch.anchor[minus]
-        batch.left_pad[minus], batch.right_pad[minus] = batch.right_pad[minus], batch.left_pad[minus]
+    def _orient(self, batch: Batch) -> None:
+        """Reverse-complement what was read of the windows whose ``reverse`` is set."""
+        minus = batch.reverse
         if batch.sequence is not None:
             batch.sequence[minus] = complement(batch.sequence[minus][:, ::-1])
         if batch.signal is not None:
-            batch.signal[minus] = batch.signal[minus][:, self._swapped][:, :, ::-1]
+            batch.signal[minus] = batch.signal[minus][:, self.swapped][:, :, ::-1]
         if batch.contacts is not None:
-            assert batch.bin_size is not None
-            n = batch.contacts.shape[1]
             every = tuple(slice(None, None, -1) for _ in batch.contacts.shape[1:])
             batch.contacts[minus] = batch.contacts[minus][(slice(None), *every)]
-            batch.contact_origin[minus] = n * batch.bin_size - batch.contact_origin[minus] - self.width
 
     @cached_property
-    def _swapped(self) -> list[int]:
+    def swapped(self) -> list[int]:
         """For each channel, the channel of its other strand (itself where it has none)."""
         partner = {a: a[:-1] + {"+": "-", "-": "+"}.get(a[-1], a[-1]) for a in self.assays}
         return [self.assays.index(partner[a]) if partner[a] in self.assays else i for i, a in enumerate(self.assays)]

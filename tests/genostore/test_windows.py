@@ -13,6 +13,7 @@ import pytest
 import genostore
 from genostore import Contacts
 from genostore.errors import NotFoundError, QueryError, RegionError
+from genostore.sequence import complement
 
 from .conftest import BIN, OFFSETS, Toy
 
@@ -275,3 +276,25 @@ def test_contact_map(toy: Toy) -> None:
     np.testing.assert_array_equal(profile.values, toy.matrices["chr2"][15, 11:20])
     edge = contacts.profile("chr2", 20, flank=200)
     np.testing.assert_array_equal(edge.values, [np.nan, np.nan, *toy.matrices["chr2"][0, :3]])
+
+
+def test_a_flipped_window_is_the_reverse_complement(toy: Toy) -> None:
+    forward = toy.open().windows(width=41, contacts="hic", jitter=9)
+    index, shift = np.arange(20), np.arange(20) % 19 - 9
+    flip = np.arange(20) % 3 == 0
+    a, b = forward.read(index, shift), forward.read(index, shift, flip)
+    np.testing.assert_array_equal(b.reverse, flip)
+    pair = [forward.assays.index(s) for s in ("RNA+", "RNA-")]
+    for i in range(20):
+        if not flip[i]:
+            np.testing.assert_array_equal(a.signal[i], b.signal[i])
+            continue
+        np.testing.assert_array_equal(b.sequence[i], complement(a.sequence[i][::-1]))
+        np.testing.assert_array_equal(b.signal[i][:, pair], a.signal[i][::-1][:, pair[::-1]])
+        np.testing.assert_array_equal(b.contacts[i], a.contacts[i][::-1])
+        assert b.anchor[i] == 40 - a.anchor[i]
+        for j in (0, 20, 40):  # each base stays in its bin
+            bins = [(int(x.contact_origin[i]) + k) // x.bin_size for x, k in ((a, j), (b, 40 - j))]
+            assert a.contacts.shape[1] - 1 - bins[0] == bins[1]
+    both = toy.open().windows(width=41, orient="gene").read(index, 0, True)
+    np.testing.assert_array_equal(both.reverse, ~forward.selection.minus[forward.selection.gene])
