@@ -158,7 +158,8 @@ class LocalShards:
     @staticmethod
     def supports(schema: ArraySchema) -> bool:
         """Tell whether an array is of the kind that this path reads, and this machine has what it needs."""
-        return len(schema.shape) == 1 and schema.shard is not None and schema.dtype != "string" and available()
+        kind = len(schema.shape) == 1 and schema.shard is not None and schema.dtype != "string" and schema.compressed
+        return kind and available()
 
     def _path(self, shard: int) -> str:
         return f"{self.folder}/{self.schema.key(shard)}"

@@ -151,6 +151,8 @@ class ArraySchema:
         What a read decodes.
     shard
         What a writer writes at once, a multiple of ``chunk``; None for no sharding.
+    level
+        Of zstd; None for values that are not compressed.
     """
 
     shape: tuple[int, ...]
@@ -159,12 +161,17 @@ class ArraySchema:
     fill: float | int | str
     chunk: tuple[int, ...]
     shard: tuple[int, ...] | None = None
-    level: int = field(default=ZSTD_LEVEL)
+    level: int | None = field(default=ZSTD_LEVEL)
 
     @property
     def block(self) -> tuple[int, ...]:
         """Extent of one stored object: the shard, or the chunk where there are no shards."""
         return self.shard or self.chunk
+
+    @property
+    def compressed(self) -> bool:
+        """Whether values are compressed."""
+        return self.level is not None
 
     @cached_property
     def grid(self) -> tuple[int, ...]:
@@ -197,7 +204,7 @@ class ArraySchema:
         )
         codecs: list[dict[str, Any]] = [
             data,
-            {"name": "zstd", "configuration": {"level": self.level, "checksum": False}},
+            *([{"name": "zstd", "configuration": {"level": self.level, "checksum": False}}] if self.compressed else []),
             {"name": "crc32c"},
         ]
         if self.shard is not None:
@@ -235,7 +242,10 @@ class ArraySchema:
             if codecs[0]["name"] == "sharding_indexed":
                 chunk, shard = tuple(codecs[0]["configuration"]["chunk_shape"]), block
                 codecs = codecs[0]["configuration"]["codecs"]
-            level = next(c["configuration"]["level"] for c in codecs if c["name"] == "zstd")
+            names = [c["name"] for c in codecs]
+            if [n for n in names if n != "zstd"] != [names[0], "crc32c"] or names[0] not in ("bytes", "vlen-utf8"):
+                raise FormatError(f"array {where} has codecs {', '.join(names)}; they are bytes, zstd (or not), crc32c")
+            level = codecs[1]["configuration"]["level"] if "zstd" in names else None
             fill = metadata["fill_value"]
             return cls(
                 shape=tuple(metadata["shape"]),
@@ -246,7 +256,7 @@ class ArraySchema:
                 shard=shard,
                 level=level,
             )
-        except (KeyError, TypeError, IndexError, StopIteration) as error:
+        except (KeyError, TypeError, IndexError) as error:
             raise FormatError(f"the metadata of array {where} are not of this format: {error!r}") from error
 
 

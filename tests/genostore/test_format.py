@@ -184,3 +184,13 @@ def test_statistics_do_not_depend_on_the_cut() -> None:
 
 def test_statistics_of_silence() -> None:
     assert Statistics.of(np.full(5, np.nan, np.float32)).to_json(5) == {"coverage": 0.0, "covered": 0, "infinite": 0}
+
+
+def test_codecs_of_no_use_here_are_refused() -> None:
+    plain = ArraySchema((8,), ("gene",), "float32", np.nan, (4,), (8,), level=None)
+    assert ArraySchema.from_json(plain.to_json(), "x").to_json() == plain.to_json()
+    assert "zstd" not in str(plain.to_json())
+    metadata = plain.to_json()
+    metadata["codecs"][0]["configuration"]["codecs"].insert(1, {"name": "blosc", "configuration": {}})
+    with pytest.raises(FormatError, match="array x has codecs bytes, blosc, crc32c"):
+        ArraySchema.from_json(metadata, "x")
