@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from genostore import local
 from genostore.errors import CorruptionError, ForkError, StaleError
-from genostore.schema import KEY, ArraySchema
+from genostore.schema import KEY, ArraySchema, check_node
+from genostore.seal import broken
 from genostore.storage import Storage
 
 # Shard indexes stay in a bounded cache; without it each read fetches its shard's index again.
@@ -108,6 +109,36 @@ class Spans:
         return Spans(self.row[mine], self.start[mine], self.stop[mine], self.column[mine])
 
 
+@dataclass(frozen=True)
+class Group:
+    """A node of several arrays, as it was when the first was opened.
+
+    Attributes
+    ----------
+    node
+        Its path.
+    stamp
+        Of its metadata.
+    """
+
+    node: str
+    stamp: Hashable
+
+    @classmethod
+    def of(cls, storage: Storage, node: str) -> Group:
+        """Look at a node."""
+        return cls(node, storage.stamp(f"{node}/zarr.json"))
+
+    def check(self, storage: Storage) -> None:
+        """Raise StaleError if the node was overwritten or removed since."""
+        now = storage.stamp(f"{self.node}/zarr.json")
+        if now != self.stamp:
+            raise StaleError(
+                f"{self.node} of {storage.root} was {'removed' if now is None else 'overwritten'} while it was open; "
+                "open the store again to read what is there now"
+            )
+
+
 class Array:
     """One array of a store: schema and attributes at once, values when asked for.
 
@@ -117,10 +148,13 @@ class Array:
     ----------
     storage, path
         Where the store lies and the array in it.
+    group
+        Stamp of the node that the array is a part of, taken before it was opened: the parts of a group that is
+        replaced meanwhile are then never mixed.
     """
 
-    def __init__(self, storage: Storage, path: str) -> None:
-        self.storage, self.path = storage, path
+    def __init__(self, storage: Storage, path: str, group: Group | None = None) -> None:
+        self.storage, self.path, self._group = storage, check_node(path), group
         self._stamp: Hashable = storage.stamp(f"{path}/zarr.json")
         raw = storage.read(f"{path}/zarr.json")
         if raw is None or self._stamp is None:
@@ -129,6 +163,9 @@ class Array:
             )
         try:
             metadata = json.loads(raw)
+            why = broken(raw, f"{path}/zarr.json")
+            if why is not None:
+                raise ValueError(why)
         except ValueError as error:
             raise CorruptionError(f"the metadata of array {path} of {storage.root} are damaged: {error}") from error
         self.schema = ArraySchema.from_json(metadata, f"{storage.root}/{path}")
@@ -142,7 +179,7 @@ class Array:
         self._handle: ts.TensorStore | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Array, (self.storage, self.path)
+        return Array, (self.storage, self.path, self._group)
 
     def __repr__(self) -> str:
         return f"<Array {self.path} {self.schema.shape} {self.schema.dtype}>"
@@ -251,6 +288,8 @@ class Array:
             If it was overwritten or removed, so that what was read may be a mixture.
         """
         now = self.storage.stamp(f"{self.path}/zarr.json")
+        if now == self._stamp and self._group is not None:
+            self._group.check(self.storage)
         if now != self._stamp:
             what = "removed" if now is None else "overwritten"
             raise StaleError(
@@ -327,15 +366,15 @@ class Reads:
             array.fail(error)
 
 
-def read_column(storage: Storage, path: str) -> NDArray[Any]:
-    """Read a whole column, of numbers or of text, and check it.
+def read_column(storage: Storage, path: str, group: Group | None = None) -> NDArray[Any]:
+    """Read a whole column, of numbers or of text, and check it; ``group`` as of :class:`Array`.
 
     Returns
     -------
     numpy.ndarray
         ``(n,)``; text as objects of type ``str``.
     """
-    array = Array(storage, path)
+    array = Array(storage, path, group)
     if array.schema.dtype != "string":
         return array.read()
     import zarr
@@ -345,5 +384,6 @@ def read_column(storage: Storage, path: str) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         array.fail(error)
     if checksum(values) != array.attributes["shards"]["crc32c"][0]:
-        array.fail(ValueError("NOT_FOUND: text that does not match its checksum"))
+        array.fail(ValueError("DATA_LOSS: text that does not match its checksum"))
+    array.check_fresh()
     return values

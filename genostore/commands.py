@@ -13,6 +13,7 @@ import pandas as pd
 from genostore import index
 from genostore.contacts import Contacts
 from genostore.errors import NotFoundError, nearest
+from genostore.schema import check_node
 from genostore.storage import Storage
 from genostore.store import Store, open
 
@@ -153,7 +154,7 @@ def rm(store: str, node: str) -> None:
     from genostore.staging import remove
 
     opened = open(store)
-    if node not in opened.entries:
+    if node not in opened.entries and index.node_attributes(opened.storage, check_node(node)) is None:
         raise NotFoundError(f"{opened.path} has no node {node!r}; {nearest(node, opened.entries)}")
     remove(opened.storage, node)
     click.echo(f"removed {node}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genostore import index
-from genostore.arrays import Array, Reads
+from genostore.arrays import Array, Group, Reads
 from genostore.errors import NotFoundError, QueryError, nearest
 from genostore.genome import Contig, Genome, RegionLike
 from genostore.storage import Storage
@@ -66,7 +66,8 @@ class ContactMap:
     def __init__(self, storage: Storage, node: str, genome: Genome) -> None:
         self.storage, self.node, self.genome = storage, node, genome
         self.bin_size = int(node.rsplit("/", 1)[1])
-        self.band = Array(storage, f"{node}/band")
+        self._group = Group.of(storage, node)
+        self.band = Array(storage, f"{node}/band", self._group)
         self.n_bins, self.n_offsets = self.band.schema.shape
         self._offsets = genome.bin_offsets(self.bin_size)
         self._biases: dict[str, Floats] = {}
@@ -117,7 +118,7 @@ class ContactMap:
         if weight not in self._biases:
             if weight not in self.weights:
                 raise NotFoundError(f"{self.node} has no weights {weight!r}; {nearest(weight, self.weights)}")
-            array = Array(self.storage, f"{self.node}/weights/{weight}")
+            array = Array(self.storage, f"{self.node}/weights/{weight}", self._group)
             values = array.read().astype(np.float64)
             if array.attributes["divisive"]:
                 with np.errstate(divide="ignore"):

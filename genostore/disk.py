@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -26,6 +27,7 @@ _ADVICE = {
     errno.EFBIG: "the file would pass the limit on the size of files (ulimit -f); raise it and run again",
     errno.EPERM: "no permission to write there; check the folder's owner and mode",
 }
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # TensorStore reports the same faults as text
 
 
@@ -95,6 +97,44 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder if it is there."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there, that survives a loss of power."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    sync(folder.parent)
+
+
+def put_folder(source: Path, target: Path) -> None:
+    """Rename a folder into a place where none is, durably; what lies in it is to be synchronised before."""
+    source.rename(target)
+    sync(target.parent)
+    sync(source.parent)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, where the system can; nobody ever finds either place empty.
+
+    Returns
+    -------
+    bool
+        Whether it was done; if not, nothing was.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) != 0:
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):  # an old kernel, or a file system without it
+            return False
+        raise OSError(code, os.strerror(code), str(other))
+    sync(other.parent)
+    sync(one.parent)
+    return True
 
 
 @contextlib.contextmanager

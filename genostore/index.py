@@ -13,7 +13,8 @@ from typing import Any
 
 from genostore.disk import lock, write_file, writing
 from genostore.errors import CorruptionError, FormatError
-from genostore.schema import FORMAT_VERSION, KEY, check_version, dumps, summary
+from genostore.schema import FORMAT_VERSION, KEY, check_node, check_version, summary
+from genostore.seal import SEAL, broken, stamped
 from genostore.storage import INDEX, PRIVATE, Storage
 
 Entries = dict[str, dict[str, Any]]
@@ -27,21 +28,34 @@ def read(storage: Storage) -> Entries:
     raw = storage.read(INDEX)
     if raw is None:
         return dict(scan(storage))
+    return {node: entry for node, entry in _nodes(storage, raw).items() if not entry.get("removed")}
+
+
+def _nodes(storage: Storage, raw: bytes) -> Entries:
+    """Parse and check the index; it has the removed nodes too."""
     try:
         content = json.loads(raw)
-    except ValueError as error:
+        check_version(content, str(storage.path(INDEX)))
+        why = broken(raw, INDEX)
+        if why is not None:
+            raise ValueError(why)
+        nodes: Entries = content["nodes"]
+        for node in nodes:
+            check_node(node)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, FormatError):
+            raise
         raise FormatError(
             f"{storage.path(INDEX)} is damaged ({error}); run `genostore reindex {storage.root}` to make it anew"
         ) from error
-    check_version(content, str(storage.path(INDEX)))
-    return {node: entry for node, entry in content["nodes"].items() if not entry.get("removed")}
+    return nodes
 
 
 def update(storage: Storage, changes: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Enter nodes (attributes) or mark them removed (None), whatever other writers do meanwhile."""
     with writing(storage.root), lock(storage.path(f"{PRIVATE}/locks/index.lock"), "the index", wait=60):
         raw = storage.read(INDEX)
-        nodes: Entries = json.loads(raw)["nodes"] if raw else dict(scan(storage))
+        nodes = _nodes(storage, raw) if raw else dict(scan(storage))
         for node, attributes in changes.items():
             if attributes is not None:
                 nodes[node] = summary(attributes)
@@ -51,16 +65,23 @@ def update(storage: Storage, changes: Mapping[str, Mapping[str, Any] | None]) ->
 
 
 def rebuild(storage: Storage) -> Entries:
-    """Make the index anew from the nodes' own attributes."""
+    """Make the index anew from the nodes' own attributes; what it remembers of removed ones is kept if it can be."""
     with writing(storage.root), lock(storage.path(f"{PRIVATE}/locks/index.lock"), "the index", wait=60):
         nodes = dict(scan(storage))
-        write(storage, nodes)
+        removed: Entries = {}
+        with contextlib.suppress(FormatError):
+            before = _nodes(storage, storage.read(INDEX) or b"")
+            removed = {node: entry for node, entry in before.items() if entry.get("removed") and node not in nodes}
+        write(storage, {**removed, **nodes})
     return nodes
 
 
 def write(storage: Storage, nodes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replace the index."""
-    put(storage, INDEX, dumps({"version": FORMAT_VERSION, "nodes": dict(nodes)}))
+    """Replace the index: a line a node, as the encoder that indents takes ten times longer."""
+    encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
+    lines = ",\n".join(f"{encode(node)}: {encode(nodes[node])}" for node in sorted(nodes))
+    text = f'{{"version": {FORMAT_VERSION}, "{SEAL}": "00000000", "nodes": {{\n{lines}\n}}}}\n'
+    put(storage, INDEX, stamped(text.encode(), INDEX))
 
 
 def put(storage: Storage, key: str, content: bytes) -> None:
@@ -75,7 +96,7 @@ def generation(storage: Storage, node: str) -> int:
         if attributes is not None:
             return int(attributes.get("generation", 0))
     raw = storage.read(INDEX)
-    return int(json.loads(raw)["nodes"].get(node, {}).get("generation", 0)) if raw else 0
+    return int(_nodes(storage, raw).get(node, {}).get("generation", 0)) if raw else 0
 
 
 def node_attributes(storage: Storage, node: str) -> dict[str, Any] | None:
@@ -86,15 +107,23 @@ def node_attributes(storage: Storage, node: str) -> dict[str, Any] | None:
     CorruptionError
         If its metadata cannot be read.
     """
-    raw = storage.read(f"{node}/zarr.json")
+    key = f"{node}/zarr.json"
+    raw = storage.read(key)
+    if raw is None:
+        return None
     try:
-        attributes = json.loads(raw).get("attributes", {}).get(KEY) if raw else None
-    except ValueError as error:
+        attributes = json.loads(raw).get("attributes", {}).get(KEY)
+        why = broken(raw, key)
+        if why is not None:
+            raise ValueError(why)
+    except (ValueError, AttributeError) as error:
         raise CorruptionError(
             f"the metadata of {node} of {storage.root} are damaged ({error}); ingest it again with --overwrite, or "
             "restore the store from a copy"
         ) from error
-    return attributes if attributes and "kind" in attributes else None
+    if not isinstance(attributes, dict) or "kind" not in attributes:
+        return None
+    return {k: v for k, v in attributes.items() if k != SEAL}
 
 
 def scan(storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,6 +25,7 @@ from genostore.disk import lock, remove_tree, sync, write_file, writing
 from genostore.errors import ConflictError, QueryError
 from genostore.query import Ints, Query, Selection, select
 from genostore.schema import KEY, ArraySchema, column_array, dumps
+from genostore.seal import seal
 from genostore.staging import Staging, create
 from genostore.storage import Storage
 from genostore.store import Store
@@ -127,7 +128,7 @@ def _write(windows: Windows, store: Store, path: Path, jitter: int) -> None:
     root["attributes"][KEY]["pack"] = description
     # By this, xarray takes the genes' columns for coordinates.
     root["attributes"]["coordinates"] = " ".join(str(c) for c in dataset.coords if c not in dataset.dims)
-    write_file(storage.path("zarr.json"), dumps(root))
+    write_file(storage.path("zarr.json"), seal(root, "zarr.json"))
 
 
 def _schema(variable: Any) -> ArraySchema:

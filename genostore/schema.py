@@ -30,6 +30,7 @@ BAND_SHARD_BINS = 8_192
 ZSTD_LEVEL = 1
 
 _NAME = re.compile(r"[A-Za-z0-9_+\-][A-Za-z0-9._+\-]*")
+_PATH = re.compile(rf"{_NAME.pattern}(?:/{_NAME.pattern})*")
 
 
 def check_name(name: str, what: str) -> str:
@@ -46,6 +47,19 @@ def check_name(name: str, what: str) -> str:
             "and do not begin with a dot"
         )
     return name
+
+
+def check_node(path: str) -> str:
+    """Return the path of a node or array, each part of which is a name as :func:`check_name` has it.
+
+    Raises
+    ------
+    FormatError
+        If a part is not, so that no path of a store or a command leads out of the store.
+    """
+    if not _PATH.fullmatch(path):
+        raise FormatError(f"{path!r} is no path of a store; its parts are names of letters, digits and . _ + -")
+    return path
 
 
 def track_name(assay: str, strand: str | None = None, replicate: int | None = None) -> str:
@@ -314,5 +328,5 @@ def dumps(value: Any) -> bytes:
 
 
 def summary(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Reduce a node's attributes to what ``index.json`` repeats: all but the list of its shards."""
-    return {k: v for k, v in attributes.items() if k != "shards"}
+    """Reduce a node's attributes to what ``index.json`` repeats: all but the list of its shards and the checksum."""
+    return {k: v for k, v in attributes.items() if k not in ("shards", "metadata_crc32c")}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,21 @@ from numpy.typing import NDArray
 
 from genostore import index
 from genostore.arrays import checksum, combine, context
-from genostore.disk import lock, log, remove_tree, sync_tree, write_file, writing
+from genostore.disk import (
+    exchange,
+    lock,
+    log,
+    make_folder,
+    put_folder,
+    remove_tree,
+    sync_tree,
+    write_file,
+    writing,
+)
 from genostore.errors import ConflictError, FormatError
 from genostore.genome import Genome
 from genostore.schema import ArraySchema, RootSchema, check_name, dumps, group_metadata
+from genostore.seal import read_root, seal
 from genostore.statistics import Statistics
 from genostore.storage import PRIVATE, Storage
 
@@ -58,10 +69,10 @@ def create(path: str | Path, genome: Genome) -> Storage:
         with lock(storage.path(f"{PRIVATE}/locks/root.lock"), f"the root of {folder}", wait=60):
             raw = storage.read("zarr.json")
             if raw is None:
-                index.put(storage, "zarr.json", dumps(root.to_json()))
+                index.put(storage, "zarr.json", seal(root.to_json(), "zarr.json"))
                 index.write(storage, {})
                 return storage
-    found = RootSchema.from_json(json.loads(raw), storage.root)
+    found, _ = read_root(raw, storage.root)
     if found.genome != genome:
         raise ConflictError(
             f"{storage.root} holds assembly {found.assembly} ({len(found.contigs)} contigs, alignment "
@@ -132,8 +143,8 @@ class Staging:
 
     @cached_property
     def folder(self) -> Path:
-        """Where it is staged."""
-        return self.storage.path(f"{PRIVATE}/staging/{quote(self.node, safe='+')}")
+        """Where it is staged: by its digest, so that a worker that outlives its run never writes into other work."""
+        return self.storage.path(f"{PRIVATE}/staging/{quote(self.node, safe='+')}@{self.digest[:16]}")
 
     def begin(self) -> None:
         """Prepare the staging folder, keeping the shards that an interrupted run of the same work left."""
@@ -143,8 +154,10 @@ class Staging:
             marker = self.folder / "plan.json"
             if marker.exists() and marker.read_bytes() == plan and self._array_folder("").is_dir():
                 return
-            marker.unlink(missing_ok=True)  # first, so that what a killed removal leaves is never continued
-            remove_tree(self.folder)
+            for folder in [self.folder, *staged(self.storage, self.node)]:
+                # First, so that what a killed removal leaves is never continued.
+                (folder / "plan.json").unlink(missing_ok=True)
+                remove_tree(folder)
             for name, schema in self.arrays.items():
                 (self.folder / "records" / (name or "_")).mkdir(parents=True)
                 array = self._array_folder(name)
@@ -236,6 +249,7 @@ class Staging:
         with writing(self.storage.root):
             array = zarr.open_array(self._array_folder(name), mode="r+")
             array[:] = values
+            sync_tree(self._array_folder(name))
             write_file(self._record(name, 0), dumps({"crc32c": checksum(values), "counts": {}, "maxima": {}}))
 
     def write_column(self, values: NDArray[Any], name: str = "") -> None:
@@ -287,19 +301,24 @@ class Staging:
                 own = {**(array_attributes or {}).get(name, {}), **self._gather(name)}
                 if not name:
                     own = node_attributes = {**node_attributes, **own}
-                write_file(self._array_folder(name) / "zarr.json", dumps(schema.to_json(own)))
+                self._put_metadata(name, schema.to_json(own))
             if "" not in self.arrays:
-                for group in {p.parent for p in map(self._array_folder, self.arrays)} - {self._array_folder("")}:
-                    write_file(group / "zarr.json", dumps(group_metadata()))
-                write_file(self._array_folder("") / "zarr.json", dumps(group_metadata(node_attributes)))
+                for group in {name.rpartition("/")[0] for name in self.arrays} - {""}:
+                    self._put_metadata(group, group_metadata())
+                self._put_metadata("", group_metadata(node_attributes))
             for pattern in ("*.__lock", "*.part", "*.partial"):  # of a writer that was killed
                 for leftover in self._array_folder("").rglob(pattern):
                     leftover.unlink()
             sync_tree(self._array_folder(""))
             self._make_parents()
-            if target.exists():
-                retire(self.storage, self.node, generation - 1)
-            self._array_folder("").rename(target)
+            staged_node = self._array_folder("")
+            if not target.exists():
+                put_folder(staged_node, target)
+            elif exchange(staged_node, target):
+                retire(self.storage, self.node, generation - 1, staged_node)
+            else:
+                retire(self.storage, self.node, generation - 1, target)
+                put_folder(staged_node, target)
             index.update(self.storage, {self.node: node_attributes})
             log(
                 self.storage.path(f"{PRIVATE}/log.jsonl"),
@@ -309,6 +328,10 @@ class Staging:
             )
             remove_tree(self.folder)
         return node_attributes
+
+    def _put_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
+        key = "/".join(part for part in (self.node, name, "zarr.json") if part)
+        write_file(self._array_folder(name) / "zarr.json", seal(metadata, key))
 
     def _gather(self, name: str) -> dict[str, Any]:
         """Merge the records of an array's shards, in order, into its attributes."""
@@ -324,7 +347,7 @@ class Staging:
         }
         parts = [_statistics(r["statistics"]) for r in records if "statistics" in r]
         if parts:
-            root = RootSchema.from_json(json.loads(self.storage.read("zarr.json") or b"{}"), self.storage.root)
+            root, _ = read_root(self.storage.read("zarr.json") or b"{}", self.storage.root)
             out["statistics"] = Statistics.merge(parts).to_json(sum(c.length for c in root.contigs))
         for what, merge in (("counts", sum), ("maxima", max)):
             names = dict.fromkeys(k for r in records for k in r[what])
@@ -336,9 +359,10 @@ class Staging:
         parts = self.node.split("/")[:-1]
         for depth in range(1, len(parts) + 1):
             group = "/".join(parts[:depth])
-            self.storage.path(group).mkdir(exist_ok=True)
-            if not self.storage.path(f"{group}/zarr.json").exists():
-                index.put(self.storage, f"{group}/zarr.json", dumps(group_metadata()))
+            make_folder(self.storage.path(group))
+            key = f"{group}/zarr.json"
+            if not self.storage.path(key).exists():
+                index.put(self.storage, key, seal(group_metadata(), key))
 
 
 def _statistics(record: Mapping[str, Any]) -> Statistics:
@@ -346,25 +370,42 @@ def _statistics(record: Mapping[str, Any]) -> Statistics:
     return Statistics(**{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram})
 
 
-def retire(storage: Storage, node: str, generation: int) -> None:
-    """Move a node out of sight; readers that have it open find out at their next read."""
+def staged(storage: Storage, node: str) -> list[Path]:
+    """Find the folders of staged work on a node, of any digest."""
+    name = quote(node, safe="+")
+    return [f for f in storage.path(f"{PRIVATE}/staging").glob("*") if f.name.partition("@")[0] == name]
+
+
+def retire(storage: Storage, node: str, generation: int, folder: Path) -> None:
+    """Move a node's folder out of sight; readers that have it open find out at their next read."""
     retired = storage.path(f"{PRIVATE}/retired/{quote(node, safe='+')}@{generation}")
     remove_tree(retired)
     retired.parent.mkdir(parents=True, exist_ok=True)
-    storage.path(node).rename(retired)
+    put_folder(folder, retired)
 
 
 def remove(storage: Storage, node: str) -> None:
     """Remove a node: it is retired, and ``genostore gc`` deletes it later.
 
+    The index forgets it first, so that a removal that is killed half-way leaves a store that opens; the same call
+    finishes it.
+
     Raises
     ------
     ConflictError
-        If a writer is at work on it.
+        If a writer is at work on it, or it is the genes and columns lie along them.
     """
-    with writer_lock(storage, node):
-        retire(storage, node, index.generation(storage, node))
+    entries = index.read(storage)
+    along = sorted(n for n, e in entries.items() if e["kind"] in ("feature", "expression"))
+    if node == "genes" and along:
+        raise ConflictError(f"{', '.join(along[:8])} of {storage.root} lie along the genes; remove them first")
+    with writer_lock(storage, node), writing(storage.root):
+        generation = index.generation(storage, node)
         index.update(storage, {node: None})
+        if storage.path(node).exists():
+            retire(storage, node, generation, storage.path(node))
+        for folder in staged(storage, node):
+            remove_tree(folder)
         log(storage.path(f"{PRIVATE}/log.jsonl"), event="remove", node=node)
 
 
@@ -379,20 +420,29 @@ def collect(storage: Storage, grace: float) -> list[str]:
     Raises
     ------
     ConflictError
-        If a writer is at work on a node that has staged work.
+        If a writer is at work; nothing is deleted then.
     """
     deleted = []
-    for folder in sorted(storage.path(f"{PRIVATE}/staging").glob("*")):
-        node = unquote(folder.name)
-        with writer_lock(storage, node):
+    for name in ("", "staging", "retired", "tmp", "locks"):
+        folder = storage.path(f"{PRIVATE}/{name}")
+        if folder.is_symlink():
+            raise FormatError(f"{folder} is a link to another folder, of which nothing is deleted; remove the link")
+    left = sorted(storage.path(f"{PRIVATE}/staging").glob("*"))
+    locks = sorted(storage.path(f"{PRIVATE}/locks").glob("*.lock"))
+    with writing(storage.root), ExitStack() as held:
+        for file in locks:  # of every writer there was: none may be at work
+            if file.name not in ("index.lock", "root.lock"):
+                what = f"{unquote(file.name.removesuffix('.lock'))} of {storage.root}"
+                held.enter_context(lock(file, what))
+        for folder in left:
             remove_tree(folder)
-        deleted.append(f"staged {node}")
-    for folder in sorted(storage.path(f"{PRIVATE}/retired").glob("*")):
-        if time.time() - folder.stat().st_ctime >= grace:
-            remove_tree(folder)
-            deleted.append(f"retired {unquote(folder.name)}")
-    for file in sorted(storage.path(f"{PRIVATE}/tmp").glob("*")):
-        if time.time() - file.stat().st_mtime >= grace:
-            file.unlink(missing_ok=True)
-            deleted.append(f"unfinished {file.name}")
+            deleted.append(f"staged {unquote(folder.name.partition('@')[0])}")
+        for folder in sorted(storage.path(f"{PRIVATE}/retired").glob("*")):
+            if time.time() - folder.stat().st_ctime >= grace:
+                remove_tree(folder)
+                deleted.append(f"retired {unquote(folder.name)}")
+        for file in sorted(storage.path(f"{PRIVATE}/tmp").glob("*")):
+            if time.time() - file.stat().st_mtime >= grace:
+                file.unlink(missing_ok=True)
+                deleted.append(f"unfinished {file.name}")
     return deleted

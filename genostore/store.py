@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from genostore import index
-from genostore.arrays import Array, read_column
+from genostore.arrays import Array, Group, read_column
 from genostore.contacts import ContactMap
-from genostore.errors import FormatError, NotFoundError, nearest
+from genostore.errors import CorruptionError, FormatError, NotFoundError, StaleError, nearest
 from genostore.genome import Genome, RegionLike
-from genostore.schema import KEY, RootSchema
+from genostore.schema import KEY, RootSchema, summary
+from genostore.seal import read_root
 from genostore.sequence import SOFT_MASK
 from genostore.storage import Storage
 
@@ -54,11 +54,7 @@ def open(path: str | os.PathLike[str]) -> Store:
     if raw is None:
         there = "there is no such folder" if not storage.path("").exists() else "it holds no zarr.json"
         raise FormatError(f"{storage.root} is not a genostore store: {there}; `genostore ingest` makes one")
-    try:
-        metadata = json.loads(raw)
-    except ValueError as error:
-        raise FormatError(f"the metadata of {storage.root} are damaged: {error}") from error
-    root = RootSchema.from_json(metadata, storage.root)
+    root, metadata = read_root(raw, storage.root)
     if "pack" not in metadata["attributes"][KEY]:
         return Store(storage, root)
     from genostore.pack import Pack
@@ -73,9 +69,12 @@ class Store:
         self.storage, self.root = storage, root
         self.genome: Genome = root.genome
         self._arrays: dict[str, Array] = {}
+        self._maps: dict[str, ContactMap] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.storage, self.root)
+        # What was seen goes along, so that a worker process has the same view.
+        seen = {k: v for k, v in self.__dict__.items() if k == "entries"}
+        return Store, (self.storage, self.root), seen or None
 
     def __repr__(self) -> str:
         tracks = sum(e["kind"] == "track" for e in self.entries.values())
@@ -144,7 +143,9 @@ class Store:
         return self._frame(f"regions/{name}", entry["columns"])
 
     def _frame(self, node: str, columns: Sequence[str]) -> pd.DataFrame:
-        return pd.DataFrame({c: read_column(self.storage, f"{node}/{c}") for c in columns})
+        group = Group.of(self.storage, node)
+        self._check_seen(node, index.node_attributes(self.storage, node))
+        return pd.DataFrame({c: read_column(self.storage, f"{node}/{c}", group) for c in columns})
 
     def _entry(self, node: str, what: str, name: str, prefix: str) -> dict[str, Any]:
         entry = self.entries.get(node)
@@ -154,10 +155,35 @@ class Store:
         return entry
 
     def array(self, node: str) -> Array:
-        """Open an array of the store by its path, once."""
+        """Open an array of the store by its path, once.
+
+        Raises
+        ------
+        StaleError
+            If it is another one than when the store was opened.
+        """
         if node not in self._arrays:
-            self._arrays[node] = Array(self.storage, node)
+            array = Array(self.storage, node)
+            self._check_seen(node, array.attributes)
+            self._arrays[node] = array
         return self._arrays[node]
+
+    def _check_seen(self, node: str, attributes: Mapping[str, Any] | None) -> None:
+        """Refuse a node that is not the one that the index had when the store was opened."""
+        seen = self.entries.get(node)
+        if seen is None or (attributes is not None and summary(attributes) == seen):
+            return
+        if attributes is not None and attributes.get("generation") == seen.get("generation"):
+            raise CorruptionError(
+                f"{node} of {self.path} is not what the index says of it; `genostore verify {self.path}` tells more, "
+                f"and `genostore reindex {self.path}` makes the index anew"
+            )
+        what = "removed" if attributes is None else "overwritten"
+        raise StaleError(
+            f"{node} of {self.path} was {what} after the store was opened (then it was generation "
+            f"{seen.get('generation')}); open the store again to read what is there now. If this stays, the run that "
+            f"replaced it was interrupted: run it again, or `genostore reindex {self.path}`"
+        )
 
     def track(self, cell_type: str, assay: str) -> Array:
         """Open the array of one track.
@@ -263,7 +289,12 @@ class Store:
             known = ["/".join(n.split("/")[1:]) for n in self._kind("contacts")]
             wanted = f"{cell_type}/{assay}" + (f"/{bin_size}" if bin_size else "")
             raise NotFoundError(f"{self.path} has no contacts {wanted!r}; {nearest(wanted, known)}")
-        return ContactMap(self.storage, f"{prefix}{bin_size}", self.genome)
+        node = f"{prefix}{bin_size}"
+        if node not in self._maps:
+            found = ContactMap(self.storage, node, self.genome)
+            self._check_seen(node, index.node_attributes(self.storage, node))
+            self._maps[node] = found
+        return self._maps[node]
 
     @property
     def features(self) -> list[str]:

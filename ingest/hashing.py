@@ -18,17 +18,20 @@ class Fingerprint:
     sha256: str
 
 
-Stamp = tuple[str, int, int]
+Stamp = tuple[str, int, int, int, int]
 _known: dict[Stamp, Fingerprint] = {}
 _locks: dict[Stamp, threading.Lock] = {}
 _guard = threading.Lock()
 
 
 def stamp(path: Path) -> Stamp:
-    """Tell one state of a file from another without reading it: path, size and time of change."""
+    """Tell one state of a file from another without reading it: path, file, size and times.
+
+    The time of change counts beside that of modification, which whoever writes a file can set back.
+    """
     with naming(path):
         status = path.stat()
-    return str(path.resolve()), status.st_size, status.st_mtime_ns
+    return str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def fingerprint(path: Path) -> Fingerprint:

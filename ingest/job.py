@@ -6,14 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 from genostore import index
 from genostore.disk import log, remove_tree
-from genostore.errors import SourceError
+from genostore.errors import ConflictError, SourceError
 from genostore.schema import summary
-from genostore.staging import Staging
+from genostore.staging import Staging, staged, writer_lock
 from genostore.storage import PRIVATE, Storage
 from ingest.hashing import Stamp, stamp
 from ingest.nodes.base import Node, Values
@@ -108,6 +109,7 @@ class Job:
 
     def __init__(self, node: Node, storage: Storage) -> None:
         self.node, self.storage = node, storage
+        self.overtaken = False  # another process published the same node first
         self._stamps: list[Stamp] = []
         self._started = 0.0
 
@@ -157,12 +159,26 @@ class Job:
         )
 
     def settle(self) -> None:
-        """Finish what a killed run of the same work may have left undone after it published the node."""
+        """Finish what a killed run of the same work may have left undone after it published the node.
+
+        Nothing is done while another process writes the node: whatever there is to finish is then its own.
+        """
         attributes = index.node_attributes(self.storage, self.node.path)
-        if attributes is not None and index.read(self.storage).get(self.node.path) != summary(attributes):
-            index.update(self.storage, {self.node.path: attributes})
-        if self.staging.folder.exists():
-            remove_tree(self.staging.folder)
+        left = staged(self.storage, self.node.path)
+        entered = attributes is not None and index.read(self.storage).get(self.node.path) == summary(attributes)
+        if entered and not left:
+            return
+        with suppress(ConflictError), writer_lock(self.storage, self.node.path):
+            attributes = index.node_attributes(self.storage, self.node.path)
+            if attributes is not None:
+                index.update(self.storage, {self.node.path: attributes})
+            for folder in left:
+                remove_tree(folder)
+
+    def published(self) -> bool:
+        """Tell whether another process has published the same node since this one was planned."""
+        there = index.node_attributes(self.storage, self.node.path)
+        return there is not None and there.get("digest") == self.node.digest
 
 
 def _runs(blocks: list[int]) -> Iterator[tuple[int, ...]]:

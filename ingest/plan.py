@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from genostore import index
 from genostore.errors import ConflictError, CorruptionError, FormatError, GenostoreError, WriteError, nearest
 from genostore.genome import Genome
 from genostore.schema import ALIGNMENT, RootSchema
+from genostore.seal import read_root
 from genostore.storage import Storage
 from ingest.builders import Builder
 from ingest.catalogue import Catalogue, ColumnSplit, ContigSplit, ExpressionTable, Problem, load, report
@@ -114,12 +114,7 @@ def root_of(storage: Storage) -> RootSchema | None:
     raw = storage.read("zarr.json")
     if raw is None:
         return None
-    try:
-        return RootSchema.from_json(json.loads(raw), storage.root)
-    except ValueError as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"the metadata of {storage.root} are damaged: {error}") from error
+    return read_root(raw, storage.root)[0]
 
 
 class _Planner:

@@ -97,8 +97,11 @@ def run(
             hasher.submit(getattr, job.node, "digest")
         try:
             for job in hands.write(jobs, overwrite, show):
-                written.append(job.node.path)
-                show.finish(job.node.path, "written")
+                if job.overtaken:
+                    kept.append(job.node)
+                else:
+                    written.append(job.node.path)
+                show.finish(job.node.path, "was written by another process" if job.overtaken else "written")
         finally:
             hasher.shutdown(cancel_futures=True)
     plan.clean()

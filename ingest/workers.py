@@ -46,6 +46,9 @@ class Alone:
                 show.begin(job.node.path)
                 opened = _Open(job, locks.enter_context(ExitStack()), show)
                 opened.lock.enter_context(writer_lock(job.storage, job.node.path))
+                if opened.overtaken(overwrite):
+                    yield job
+                    continue
                 items = job.begin()
                 unpublished.append(opened)
                 opened.begin(items)
@@ -65,6 +68,14 @@ class _Open:
     lock: ExitStack
     show: Display
     left: int = -1
+
+    def overtaken(self, overwrite: bool) -> bool:
+        """Give the lock back if another process published the same node before this one held it."""
+        self.job.overtaken = not overwrite and self.job.published()
+        if self.job.overtaken:
+            self.show.advance(self.job.node.size)
+            self.lock.close()
+        return self.job.overtaken
 
     def begin(self, items: Sequence[Item]) -> None:
         self.left = sum(item.size for item in items)
@@ -111,6 +122,9 @@ class Processes:
                     show.begin(job.node.path)
                     opened = _Open(job, locks.enter_context(ExitStack()), show)
                     opened.lock.enter_context(writer_lock(job.storage, job.node.path))
+                    if opened.overtaken(overwrite):
+                        yield job
+                        continue
                     items = job.begin()
                     opened.begin(items)
                     for item in items:

@@ -105,11 +105,11 @@ def test_damage_is_an_error_and_never_a_value(store: Storage, tmp_path: Path, ho
     source = store.path("tracks/A/float32")
     for path in source.rglob("*"):
         if path.is_file():
-            target = tmp_path / "x" / path.relative_to(source)
+            target = tmp_path / "tracks/A/float32" / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    damage(tmp_path / "x", how)
-    array, out = Array(copy, "x"), np.zeros((1, 10_000), np.float32)
+    damage(tmp_path / "tracks/A/float32", how)
+    array, out = Array(copy, "tracks/A/float32"), np.zeros((1, 10_000), np.float32)
     one = np.zeros(1, dtype=np.int64)
     with pytest.raises(CorruptionError, match="absent" if how == "absent" else "damaged"), Reads() as reads:
         reads.spans(array, Spans(one, one, one + 10_000, one), out)

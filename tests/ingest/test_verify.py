@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import pytest
 
 import genostore
 import ingest
+from genostore import index
 from genostore.errors import CatalogueError, CorruptionError, FormatError
+from genostore.storage import Storage
 
 from .small import BIN, CONTIGS, TRACKS, Small, write_bigwig
 from .test_run import make
@@ -81,10 +82,8 @@ def edit_attributes(store: Path) -> None:
 
 
 def forget(store: Path) -> None:
-    path = store / "index.json"
-    content = json.loads(path.read_text())
-    del content["nodes"][DNASE]
-    path.write_text(json.dumps(content))
+    storage = Storage.of(store)
+    index.write(storage, {node: entry for node, entry in index.read(storage).items() if node != DNASE})
 
 
 def lose(store: Path) -> None:
@@ -98,7 +97,7 @@ def lose(store: Path) -> None:
         (flip_bit, f"{DNASE}: shard 0 (c/0): array {DNASE} of "),
         (swap_shard, f"{DNASE}: shard 0 (c/0) has crc32c "),
         (flip_text, "genes/id: shard 0 (c/0): "),
-        (edit_attributes, f"{DNASE}: the index gives other attributes than the node; run `genostore reindex"),
+        (edit_attributes, f"{DNASE}: the metadata of {DNASE} of "),
         (forget, f"{DNASE}: is in the store and not in the index; run `genostore reindex"),
         (lose, f"{DNASE}: is in the index and not in the store; run `genostore reindex"),
     ],
