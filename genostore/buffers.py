@@ -1,0 +1,80 @@
+"""Memory for the outputs of reads, used again when nobody refers to it any more.
+
+The first touch of fresh memory costs more than reading many a window into it (docs/decisions.md), so an array's memory
+goes back to a pool when the array is garbage collected, together with every view, tensor or slice of it. Nobody frees
+anything by hand, and memory that somebody keeps is never used again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_SMALLEST = 1 << 16  # below, the allocator is as good
+_KEPT = 512 * 2**20  # bytes that lie idle at most
+
+_idle: dict[int, deque[NDArray[np.uint8]]] = {}
+_leases: dict[int, weakref.ref[Any]] = {}
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Allocate an array whose values are whatever was there.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the array.
+
+    Returns
+    -------
+    numpy.ndarray
+        In C order, aligned to a page.
+    """
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    if size < _SMALLEST:
+        return np.empty(shape, kind)
+    # Batches of jittered or last windows differ a little in size: a few sizes serve all, at most an eighth too large.
+    step = 1 << max(size.bit_length() - 4, 12)
+    room = -(-size // step) * step
+    try:
+        memory = _idle[room].pop()
+    except (KeyError, IndexError):
+        memory = np.empty(room + 4096, dtype=np.uint8)
+        memory = memory[-memory.ctypes.data % 4096 :][:room]
+    lease = (ctypes.c_uint8 * size).from_address(memory.ctypes.data)
+    key = id(lease)
+
+    def back(_: Any, memory: NDArray[np.uint8] = memory, process: int = os.getpid()) -> None:
+        # Called by the garbage collector at any moment and in any thread: nothing here waits for a lock.
+        _leases.pop(key, None)
+        if idle_bytes() + memory.size <= _KEPT and process == os.getpid():
+            _idle.setdefault(memory.size, deque()).append(memory)
+
+    _leases[key] = weakref.ref(lease, back)
+    return np.frombuffer(memoryview(lease), dtype=kind).reshape(shape)
+
+
+def full(shape: tuple[int, ...], fill: Any, dtype: DTypeLike) -> NDArray[Any]:
+    """Allocate an array of one value."""
+    out = empty(shape, dtype)
+    out[...] = fill
+    return out
+
+
+def idle_bytes() -> int:
+    """Count the bytes that are kept for the next array."""
+    return sum(size * len(memories) for size, memories in list(_idle.items()))
+
+
+def release() -> None:
+    """Give the memory that lies idle back to the operating system."""
+    for memories in list(_idle.values()):
+        memories.clear()
