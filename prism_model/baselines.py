@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prism_model.data import Data
+from prism_model.models.ridge import RidgeConfig, summaries
 
 if TYPE_CHECKING:
     from genostore.windows import Windows
-
-PENALTIES = np.logspace(-3, 4, 15)
 
 
 def baseline_predictions(data: Data, train: Windows, test: Windows) -> dict[str, NDArray[np.float64]]:
@@ -37,31 +35,17 @@ def baseline_predictions(data: Data, train: Windows, test: Windows) -> dict[str,
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, y = summaries(data, train)
-    ridge = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(x, y)
-    other, _ = summaries(data, test)
+    x, y = _collect(data, train)
+    ridge = make_pipeline(StandardScaler(), RidgeCV(RidgeConfig().penalties)).fit(x, y)
+    other, _ = _collect(data, test)
     return {"mean": np.full(len(other), y.mean()), "ridge": ridge.predict(other).astype(np.float64)}
 
 
-def summaries(data: Data, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A few numbers a sample, and its target.
-
-    Returns
-    -------
-    tuple
-        ``(n, channels + features + 1)``: ``sign(m) log(1 + |m|)`` of each channel's mean, the features, the share of
-        G and C; and ``(n,)`` targets.
-    """
+def _collect(data: Data, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The summaries of all samples ``(n, numbers)``, and their targets ``(n,)``."""
     rows: list[NDArray[np.float64]] = []
     targets: list[NDArray[np.float64]] = []
     for batch in data.loader(windows, 64):
-        sequence, signals, features = data.inputs(batch)
-        parts = [sequence[..., 1:3].sum(-1).mean(1, keepdim=True)]
-        if signals is not None:
-            mean = signals.double().mean(1)
-            parts.append(mean.sign() * mean.abs().log1p())
-        if features is not None:
-            parts.append(features)
-        rows.append(torch.cat([p.double() for p in parts], dim=1).numpy())
+        rows.append(summaries(*data.inputs(batch)).numpy())
         targets.append(batch.target.double().numpy())
     return np.concatenate(rows), np.concatenate(targets)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genostore.errors import NotFoundError, nearest
+from prism_model.models.base import ModelConfig
 from prism_model.prism import PrismConfig
 from prism_model.settings import from_plain, merge, parse_overrides, read_yaml, to_plain
 
@@ -103,7 +104,8 @@ class RunConfig:
     scan: str = "auto"
     """Backend of the selective scan."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: PrismConfig = field(default_factory=PrismConfig)
+    model: ModelConfig = field(default_factory=PrismConfig)
+    """The architecture: ``model.name`` chooses one of the registry, the other settings are its own."""
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -133,7 +135,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train": {"lr": 3e-3, "epochs": 8, "start_from_mean": True},
     },
 }
-"""``paper``: as published; ``laptop``: a tenth of the work a sample, for a processor; ``tiny``: a hundredth."""
+"""``paper``: as published; ``laptop``: a tenth of the work a sample, for a processor; ``tiny``: a hundredth.
+
+Their sizes are those of Prism and of the other state space models; the other architectures keep their own."""
 
 
 def make_config(
@@ -160,7 +164,7 @@ def make_config(
     Raises
     ------
     genostore.errors.NotFoundError
-        When the recipe is unknown.
+        When the recipe or the model is unknown.
     genostore.errors.QueryError
         For unknown keys and wrong values, all of them listed.
     """
@@ -173,13 +177,18 @@ def make_config(
     if isinstance(train, Mapping) and len({"epochs", "steps"} & set(train)) == 1:
         # Naming one length of training undoes the recipe's other one.
         given["train"] = {"epochs": None, "steps": None, **train}
-    return from_plain(RunConfig, merge({"recipe": recipe, **RECIPES[recipe]}, given))
+    start = {"recipe": recipe, **RECIPES[recipe]}
+    model = given.get("model")
+    if isinstance(model, Mapping) and not issubclass(ModelConfig.settings_class(model), PrismConfig):
+        start["model"] = {}
+    return from_plain(RunConfig, merge(start, given))
 
 
 __all__ = [
     "RECIPES",
     "DataConfig",
     "LossConfig",
+    "ModelConfig",
     "PrismConfig",
     "RunConfig",
     "TrainConfig",

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from genostore.errors import QueryError
 from prism_model import runs
 from prism_model.config import RunConfig
 from prism_model.data import Data
-from prism_model.prism import Prism
+from prism_model.models.own import run_model
+from prism_model.weights import load_any
 
 if TYPE_CHECKING:
     from genostore.windows import Windows
@@ -36,6 +38,8 @@ class Predictor:
         Others than those it was trained on; a warning names those that it has not seen.
     device
         ``cpu``, ``cuda`` or ``auto``.
+    model
+        For a run of a module of your own: one like it.
 
     Raises
     ------
@@ -50,6 +54,7 @@ class Predictor:
         store: str | Path | None = None,
         cell_types: Sequence[str] | None = None,
         device: str = "auto",
+        model: nn.Module | None = None,
     ) -> None:
         self.config: RunConfig = runs.read_config(run)
         seen = self.config.data.cell_types or ()
@@ -64,8 +69,8 @@ class Predictor:
             query["store"] = str(store)
         self.data = Data(type(self.config.data)(**query))
         self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = Prism.from_run(run, scan=self.config.scan).to(self.device)
-        wanted, given = self.model.config.signal_size, len(self.data.channels)
+        self.model = load_any(run, scan=self.config.scan, model=model).to(self.device)
+        wanted, given = self.config.model.signal_size, len(self.data.channels)
         if wanted != given:
             raise QueryError(f"the model takes {wanted} signals, and the store gives {', '.join(self.data.channels)}")
 
@@ -94,13 +99,14 @@ class Predictor:
         self.model.eval()
         with torch.no_grad():
             for batch in loader:
-                out = self.model(*self.data.inputs(batch))
+                out = run_model(self.model, self.data.inputs(batch), batch)
                 columns["gene"].append(batch.gene.cpu().numpy())
                 columns["cell_type"].append(batch.cell_type.cpu().numpy())
                 columns["observed"].append(batch.target.cpu().numpy())
-                columns["original"].append(out.original.cpu().numpy())
-                if out.adjusted is not None:
-                    columns["adjusted"].append(out.adjusted.cpu().numpy())
+                for branch in ("original", "adjusted"):
+                    predicted = getattr(out, branch)
+                    if predicted is not None:
+                        columns[branch].append(predicted.cpu().numpy())
         joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
         genes = windows.genes
         row = joined.pop("gene")

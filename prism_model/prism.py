@@ -6,29 +6,24 @@ Expression Prediction", ICLR 2026, arXiv 2602.21550.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from genostore.errors import QueryError
+from genostore.errors import NotFoundError, QueryError
 from prism_model.adjustment import Averaging, Branches, adjusted_prediction, predict, weighted_copies
 from prism_model.backbone import Backbone
 from prism_model.confounder import ConfounderEncoder
+from prism_model.models.base import ModelConfig
 
 
 @dataclass(frozen=True)
-class PrismConfig:
+class PrismConfig(ModelConfig):
     """The architecture; the defaults are the paper's sizes."""
 
-    signal_size: int = 3
-    """Signal channels; 0 = sequence alone."""
-    feature_size: int = 9
-    """Gene features joined to the pooled hidden state."""
-    center_length: int = 2_000
-    """Positions around the centre that are averaged; at most the window."""
     d_model: int = 128
     n_layer: int = 4
     d_state: int = 16
@@ -46,16 +41,38 @@ class PrismConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("center_length", "d_model", "n_layer", "d_state", "d_conv", "expand", "encoder_width"):
-            if getattr(self, name) < 1:
-                raise QueryError(f"model.{name} must be positive, not {getattr(self, name)}")
-        for name in ("signal_size", "feature_size", "n_context"):
-            if getattr(self, name) < 0:
-                raise QueryError(f"model.{name} must not be negative, and is {getattr(self, name)}")
+        super().__post_init__()
+        self.require(1, "d_model", "n_layer", "d_state", "d_conv", "expand", "encoder_width")
+        self.require(0, "n_context")
         if self.n_context and not self.signal_size:
             raise QueryError("a model without signals has nothing to learn contexts from: n_context must be 0")
         if self.averaging not in ("hidden", "prediction"):
             raise QueryError(f"model.averaging is hidden or prediction, not {self.averaging!r}")
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether there are contexts to adjust for."""
+        return self.n_context > 0
+
+    def fitted(self, channels: Sequence[str], roles: Sequence[str | None], features: int, width: int) -> Self:
+        """The settings with what the data decide filled in, the channels of the confounder encoder among it."""
+        fitted = super().fitted(channels, roles, features, width)
+        if not self.n_context:
+            return fitted
+        if width < ConfounderEncoder.pooled:
+            raise QueryError(
+                f"data.width is {width}; the confounder encoder needs {ConfounderEncoder.pooled} positions or more "
+                f"(or model.n_context=0)"
+            )
+        if self.encoder_signals != "background":
+            return fitted
+        seen = tuple(i for i, role in enumerate(roles) if role == "background")
+        if not seen:
+            raise NotFoundError(
+                f"encoder_signals='background', and none of {', '.join(channels)} has that role: "
+                f"give `role: background` in the catalogue, or name the channels"
+            )
+        return replace(fitted, encoder_signals=seen)
 
 
 class PrismOutput(NamedTuple):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from genostore.errors import QueryError, nearest
+from genostore.errors import GenostoreError, QueryError, nearest
 
 T = TypeVar("T")
 
@@ -49,9 +49,8 @@ def from_plain(cls: type[T], plain: Any, where: str = "") -> T:
 
 
 def to_plain(settings: Any) -> dict[str, Any]:
-    """Nested dictionaries and lists of a dataclass, as YAML and JSON write them."""
-    plain: dict[str, Any] = _listed(asdict(settings))
-    return plain
+    """Nested dictionaries and lists of a dataclass, as YAML and JSON write them; fields that cannot be set left out."""
+    return {f.name: _listed(getattr(settings, f.name)) for f in fields(settings) if f.init}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -154,8 +153,14 @@ def _build_dataclass(kind: Any, plain: Any, where: str, problems: list[str]) -> 
     if not isinstance(plain, Mapping):
         problems.append(f"{where or 'everything'} = {plain!r}, expected a mapping")
         return None
+    if hasattr(kind, "settings_class"):  # a family of dataclasses, of which the settings name one
+        try:
+            kind = kind.settings_class(plain)
+        except GenostoreError as error:
+            problems.append(f"{where or 'everything'} that fits nothing: {error}")
+            return None
     hints = get_type_hints(kind)
-    names = [f.name for f in fields(kind)]
+    names = [f.name for f in fields(kind) if f.init]
     before = len(problems)
     values = {}
     for key, value in plain.items():
@@ -174,6 +179,8 @@ def _build_dataclass(kind: Any, plain: Any, where: str, problems: list[str]) -> 
 
 
 def _listed(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_plain(value)
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value

@@ -20,15 +20,17 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from genostore import Batch
-from genostore.errors import ConflictError, GenostoreError, NotFoundError, QueryError
+from genostore.errors import ConflictError, GenostoreError, QueryError
 from prism_model import runs
 from prism_model.callbacks import CsvLog, Keep, Lines, orderly_interrupt
-from prism_model.config import LossConfig, RunConfig, TrainConfig
-from prism_model.confounder import ConfounderEncoder
+from prism_model.config import DataConfig, LossConfig, RunConfig, TrainConfig
 from prism_model.data import Data, Inputs
 from prism_model.losses import prism_loss
 from prism_model.metrics import SCORES, scores
-from prism_model.prism import Prism
+from prism_model.models.own import Own, run_model
+from prism_model.models.registry import build
+from prism_model.models.ridge import Ridge
+from prism_model.prism import PrismOutput
 
 BRANCHES = ("original", "adjusted")
 TERMS = ("prediction", "intervention", "uniformity", "total")
@@ -47,7 +49,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     decayed: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            spared = name in ("bias", "A_log", "D") or isinstance(module, nn.BatchNorm1d)
+            spared = name.endswith("bias") or name in ("A_log", "D") or isinstance(module, nn.BatchNorm1d)
             (plain if spared else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
@@ -90,7 +92,7 @@ class Training(pl.LightningModule):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: Prism,
+        model: nn.Module,
         loss: LossConfig,
         train: TrainConfig,
         steps: int,
@@ -104,6 +106,10 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         self.inputs, self.names = inputs, names
         self.interrupted = False
         self._collected: list[tuple[Tensor, ...]] = []
+
+    def forward(self, batch: Batch) -> PrismOutput:
+        """What the model gives for a batch."""
+        return run_model(self.model, self.inputs(batch), batch)
 
     def configure_optimizers(self) -> Any:
         """AdamW, and the schedule by step."""
@@ -134,7 +140,7 @@ class Training(pl.LightningModule):  # type: ignore[misc]
             When it is not finite, with the samples.
         """
         c = self.loss_config
-        terms = prism_loss(self.model(*self.inputs(batch)), batch.target, c.alpha, c.beta, c.temperature)
+        terms = prism_loss(self(batch), batch.target, c.alpha, c.beta, c.temperature)
         if not torch.isfinite(terms.total):
             shown = {name: term.item() for name, term in zip(TERMS, terms, strict=True) if term is not None}
             raise DivergedError(
@@ -148,7 +154,7 @@ class Training(pl.LightningModule):  # type: ignore[misc]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the predictions of a batch."""
-        out = self.model(*self.inputs(batch))
+        out = self(batch)
         columns = (batch.index, batch.target, out.original, out.adjusted)
         self._collected.append(tuple(c.detach().cpu() for c in columns if c is not None))
 
@@ -166,7 +172,7 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         for branch, predicted in zip(BRANCHES, predictions, strict=False):
             values = scores(observed, predicted)
             self.log_dict({f"valid/{branch}_{name}": values[name] for name in SCORES})
-        self.log_dict(self._place(self.global_step - 1))
+        self.log_dict(self._place(max(0, self.global_step - 1)))
 
     def _place(self, step: int) -> dict[str, float]:
         """Where a row of the log belongs: Lightning's own count of steps is one off after a resume."""
@@ -177,6 +183,7 @@ def fit(
     config: RunConfig,
     out: str | Path,
     *,
+    model: nn.Module | None = None,
     resume: bool = False,
     device: str = "auto",
     say: Callable[[str], None] = print,
@@ -189,6 +196,9 @@ def fit(
         Of the run; with ``resume`` the one in the folder is used instead.
     out
         Folder of the run, see :mod:`prism_model.runs`.
+    model
+        A module of your own instead of one that ``config.model`` describes; what it is given and gives is told at
+        :class:`prism_model.models.own.Own`.
     resume
         Go on after the last epoch that was finished, if need be from the start.
     device
@@ -213,7 +223,10 @@ def fit(
     out = Path(out)
     if resume:
         config = runs.read_config(out)
-    data = Data(config.data)
+    own = None if model is None else Own(model)
+    if own is not None:
+        config = replace(config, model=own.config)
+    data = Data(wanted(config))
     config = complete(config, data)
     if resume:
         _check_same_data(out, data)
@@ -225,19 +238,22 @@ def fit(
     place = "cuda" if cuda else "cpu"
     precision = config.train.precision if config.train.precision != "auto" else ("bf16-mixed" if cuda else "32-true")
     train, valid = data.windows("train"), data.windows("valid")
-    model = Prism(config.model, scan=config.scan)
+    made = build(config.model, scan=config.scan) if own is None else own
+    if own is not None:
+        own.config = config.model
     if config.train.start_from_mean:
         targets = train.selection.target
         assert targets is not None  # the query named an expression
-        nn.init.constant_(model.head.get_parameter("4.bias"), float(np.nanmean(targets)))
+        start_from(made, float(np.nanmean(targets)))
     train_loader = data.loader(train, config.train.batch_size, shuffle=True, seed=config.seed, device=place)
     valid_loader = data.loader(valid, config.train.batch_size, device=place)
     steps = config.train.steps or (config.train.epochs or 1) * len(train_loader)
-    module = Training(model, config.loss, config.train, steps, data.inputs, lambda batch: data.names(batch, train))
+    module = Training(made, config.loss, config.train, steps, data.inputs, lambda batch: data.names(batch, train))
     keep = Keep(out, f"valid/{config.select}_mse", config.train.patience)
     say(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters; {len(train):,} samples to train, {len(valid):,} "
-        f"to validate; signals {', '.join(data.channels) or 'none'}; {len(data.features)} features; {steps:,} steps"
+        f"{config.model.name}: {sum(p.numel() for p in made.parameters()):,} parameters; {len(train):,} samples to "
+        f"train, {len(valid):,} to validate; signals {', '.join(data.channels) or 'none'}; "
+        f"{len(data.features)} features; {steps:,} steps"
     )
     log = CsvLog(out, _columns())
     trainer = make_trainer(config.train, steps, len(train_loader), log, [keep, Lines(say)], place, precision)
@@ -248,7 +264,12 @@ def fit(
         say("its first epoch was not finished: starting from the first step")
     _rewind(log, state)
     with quiet(), fast_products(config.train.tf32), orderly_interrupt(trainer, module, say):
-        trainer.fit(module, train_loader, valid_loader, ckpt_path=None if state is None else str(state))
+        if isinstance(made, Ridge):
+            penalty = made.solve((data.inputs(batch), batch.target) for batch in train_loader)
+            say(f"solved in closed form, penalty {penalty:g}")
+            trainer.validate(module, valid_loader, verbose=False)
+        else:
+            trainer.fit(module, train_loader, valid_loader, ckpt_path=None if state is None else str(state))
     if keep.best is None:
         say(f"stopped before the first validation; no checkpoint in {out}")
     else:
@@ -257,30 +278,25 @@ def fit(
     return out
 
 
+def wanted(config: RunConfig) -> DataConfig:
+    """The query of a run: without signals for an architecture that takes none."""
+    return config.data if config.model.takes_signals else replace(config.data, assays=(), contacts=None)
+
+
 def complete(config: RunConfig, data: Data) -> RunConfig:
     """Fill in what the data decide: the resolved query, the sizes of the model's inputs, the encoder's signals."""
-    model = config.model
-    channels: Any = model.encoder_signals
-    if channels == "background" and model.n_context:
-        channels = tuple(i for i, role in enumerate(data.roles) if role == "background")
-        if not channels:
-            raise NotFoundError(
-                f"encoder_signals='background', and none of {', '.join(data.channels)} has that role: "
-                f"give `role: background` in the catalogue, or name the channels"
-            )
-    if model.n_context and data.config.width < ConfounderEncoder.pooled:
-        raise QueryError(
-            f"data.width is {data.config.width}; the confounder encoder needs {ConfounderEncoder.pooled} positions or "
-            f"more (or model.n_context=0)"
-        )
-    model = replace(
-        model,
-        signal_size=len(data.channels),
-        feature_size=len(data.features),
-        center_length=min(model.center_length, data.config.width),
-        encoder_signals=channels,
-    )
+    if config.select == "adjusted" and not config.model.adjusts:
+        raise QueryError(f"select is 'adjusted', and the model {config.model.name} has no adjusted branch")
+    model = config.model.fitted(data.channels, data.roles, len(data.features), data.config.width)
     return replace(config, data=data.config, model=model)
+
+
+def start_from(model: nn.Module, mean: float) -> None:
+    """Start the output's bias at the mean target; a model without a ``head`` that ends in such a bias is left alone."""
+    last = [m for m in getattr(model, "head", nn.Module()).modules() if isinstance(m, nn.Linear)][-1:]
+    for layer in last:
+        if layer.out_features == 1 and layer.bias is not None:
+            nn.init.constant_(layer.bias, mean)
 
 
 def make_trainer(

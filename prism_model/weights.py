@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from genostore.errors import FormatError, NotFoundError
+from genostore.errors import FormatError, NotFoundError, QueryError
 from prism_model.settings import from_plain, to_plain
 
 if TYPE_CHECKING:
+    from prism_model.models.base import ModelConfig
     from prism_model.prism import Prism
 
     P = TypeVar("P", bound=Prism)
@@ -23,7 +25,7 @@ BEST = "checkpoints/best"
 """Where a run keeps its best checkpoint."""
 
 
-def save(folder: str | Path, model: Prism, info: Mapping[str, Any] | None = None) -> None:
+def save(folder: str | Path, model: nn.Module, info: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint; each of its files appears whole.
 
     Parameters
@@ -31,22 +33,25 @@ def save(folder: str | Path, model: Prism, info: Mapping[str, Any] | None = None
     folder
         Made when it is not there; a checkpoint in it is replaced.
     model
-        Its weights and architecture are written.
+        Its weights and its ``config`` are written.
     info
         Whatever else belongs beside them (step, scores, source), plain data.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    card = {"version": VERSION, "model": "prism", "config": to_plain(model.config), "info": dict(info or {})}
+    config: Any = model.config
+    card = {"version": VERSION, "model": config.name, "config": to_plain(config), "info": dict(info or {})}
     weights, text = folder / ".model.safetensors.part", folder / ".model.json.part"
-    save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, weights)
+    # Copies, since tensors that share memory (tied weights) cannot be written.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    save_file(state, weights)
     text.write_text(json.dumps(card, indent=1) + "\n")
     text.replace(folder / "model.json")
     weights.replace(folder / "model.safetensors")
 
 
 def load(path: str | Path, cls: type[P], *, scan: str = "auto") -> P:
-    """Load a checkpoint's model.
+    """Load a checkpoint of Prism (or of a state space model without contexts, which is a Prism without them).
 
     Parameters
     ----------
@@ -72,15 +77,71 @@ def load(path: str | Path, cls: type[P], *, scan: str = "auto") -> P:
     from prism_model.prism import PrismConfig
 
     folder = find(path)
+    config = read_config(folder)
+    if not isinstance(config, PrismConfig):
+        raise FormatError(f"{folder} holds a model of kind {config.name!r}, not Prism")
+    model = cls(config, scan=scan)
+    _fill(model, folder)
+    return model.eval()
+
+
+def load_any(path: str | Path, *, scan: str = "auto", model: nn.Module | None = None) -> nn.Module:
+    """Load a checkpoint of any architecture.
+
+    Parameters
+    ----------
+    path
+        A checkpoint's folder, or a run's (whose best checkpoint is meant).
+    scan
+        Backend of the selective scan.
+    model
+        For a module of the user's own: one like it, whose weights are replaced.
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode, on the CPU.
+
+    Raises
+    ------
+    genostore.errors.NotFoundError
+        When there is no checkpoint, or its architecture is not in the registry.
+    genostore.errors.FormatError
+        When it is damaged, or of another version.
+    genostore.errors.QueryError
+        When the weights are those of a module that was not given.
+    """
+    from prism_model.models.own import Own, OwnConfig
+    from prism_model.models.registry import build
+
+    folder = find(path)
+    config = read_config(folder)
+    if isinstance(config, OwnConfig) and model is not None:
+        made: nn.Module = Own(model, config)
+    elif model is not None:
+        raise QueryError(f"{folder} holds a model of kind {config.name!r}; no other module can take its weights")
+    else:
+        made = build(config, scan=scan)
+    _fill(made, folder)
+    return made.eval()
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The settings of a checkpoint's architecture, from a folder that :func:`find` gave."""
+    from prism_model.models.base import ModelConfig
+
     card = read_card(folder)
-    if card["model"] != "prism":
-        raise FormatError(f"{folder} holds a model of kind {card['model']!r}, not Prism")
-    model = cls(from_plain(PrismConfig, card["config"], "config"), scan=scan)
+    try:
+        return from_plain(ModelConfig, {"name": card["model"], **card["config"]}, "config")
+    except QueryError as error:
+        raise FormatError(f"{folder / 'model.json'}: {error}") from error
+
+
+def _fill(model: nn.Module, folder: Path) -> None:
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, OSError, RuntimeError) as error:
         raise FormatError(f"the weights of {folder} do not load: {error}") from error
-    return model.eval()
 
 
 def find(path: str | Path) -> Path:
