@@ -23,6 +23,8 @@ class Batch:
         ``(B,)`` int64, where in the window the TSS (the middle of a region) lies.
     left_pad, right_pad
         ``(B,)`` int64, how many positions of the window lie off the contig on either side.
+    start
+        ``(B,)`` int64, where on its contig the window begins on the reference strand.
     reverse
         ``(B,)`` bool: the window is given on the reverse strand, stranded tracks swapped.
     sequence
@@ -51,6 +53,7 @@ class Batch:
     anchor: Any
     left_pad: Any
     right_pad: Any
+    start: Any = None
     reverse: Any = None
     sequence: Any = None
     signal: Any = None

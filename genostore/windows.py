@@ -258,7 +258,7 @@ class Windows:
         chosen, width = self.selection, self.width
         anchor = chosen.anchor[row]
         start = window_starts(anchor, width) + shift
-        reverse = np.broadcast_to(np.asarray(flip, dtype=bool), row.shape)
+        reverse = np.array(np.broadcast_to(np.asarray(flip, dtype=bool), row.shape))
         if self.query.orient == "gene":
             reverse = reverse ^ chosen.minus[row]
         left, right = np.clip(-start, 0, width), np.clip(start + width - chosen.contig_length[row], 0, width)
@@ -266,6 +266,7 @@ class Windows:
             index=np.full(len(row), -1, dtype=np.int64),
             gene=row,
             cell_type=cell,
+            start=start,
             anchor=np.where(reverse, width - 1 - anchor + start, anchor - start),
             left_pad=np.where(reverse, right, left),
             right_pad=np.where(reverse, left, right),

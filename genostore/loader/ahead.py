@@ -1,0 +1,45 @@
+"""Read in threads, a bounded number ahead, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ahead(read: Callable[[T], R], items: Iterable[T], threads: int, depth: int) -> Generator[R, None, None]:
+    """Map ``read`` over items in threads, and give the results in order.
+
+    Parameters
+    ----------
+    read, items
+        What to call, on what.
+    threads
+        That read; 0 reads in the caller's thread, when asked.
+    depth
+        Results that are read, or being read, while the caller is busy with one.
+
+    Yields
+    ------
+    R
+        An exception of ``read`` is raised once, in the place of its result, and ends it; no thread is left when the
+        iterator ends or is closed.
+    """
+    if not threads:
+        yield from map(read, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="genostore-read")
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(read, item))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
