@@ -190,6 +190,11 @@ class Array:
         return np.dtype(self.schema.dtype)
 
     @property
+    def stamp(self) -> Hashable:
+        """Tells this content of the array from its successors."""
+        return self._stamp
+
+    @property
     def handle(self) -> ts.TensorStore:
         """The open TensorStore array."""
         shared = context()
@@ -343,6 +348,11 @@ class Reads:
             self._pending.append((array, []))
             return
         self._pending.append((array, list(array.submit_spans(spans, out, self._batch))))
+
+    def tasks(self, array: Array, tasks: list[Callable[[], None]]) -> None:
+        """Read by the tasks of a lean path of the array's own."""
+        self._local += [(array, task) for task in tasks]
+        self._pending.append((array, []))
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._batch.submit()

@@ -122,11 +122,27 @@ def slice_(store: str, out: Path, **options: Any) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @window_options
 @click.option("--jitter", default=0, show_default=True, help="Margin for shifts, in bases either way.")
-@click.option("--overwrite", is_flag=True, help="Replace the pack that is there.")
-def pack(store: str, out: Path, overwrite: bool, **options: Any) -> None:
-    """Materialise windows as the pack OUT, to read faster than from the store."""
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option("--compress", is_flag=True, help="Compress: smaller, and slower to read.")
+@click.option("--workers", type=int, help="Shards written at once; as many as there are processors when left out.")
+@click.option("--overwrite", is_flag=True, help="Replace another pack that is there.")
+def pack(
+    store: str, out: Path, dtype: str, compress: bool, workers: int | None, overwrite: bool, **options: Any
+) -> None:
+    """Materialise windows as the pack OUT, to read faster than from the store; resumable."""
+    from rich.progress import Progress
+
     windows = cut(open(store), options)
-    windows.pack(out, overwrite=overwrite)
+    with Progress(disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("shards", total=None)
+        windows.pack(
+            out,
+            dtype=dtype,
+            compress=compress,
+            workers=workers,
+            overwrite=overwrite,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     click.echo(f"{out}: {windows!r}")
 
 

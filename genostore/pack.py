@@ -3,179 +3,56 @@
 A pack is a store of its own. It holds the genes, features, expression and regions of the store that it came from,
 and instead of arrays along the genome the windows themselves: ``sequence`` (gene, position), ``signal`` (gene,
 cell_type, assay, position) and ``contacts``, with their coordinates, so that ``xarray.open_zarr`` opens it whole.
+:mod:`genostore.packing` writes it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genostore import index
-from genostore.arrays import Array, Reads
+from genostore import buffers, index
+from genostore.arrays import Reads
 from genostore.contacts import Contacts
-from genostore.disk import lock, remove_tree, sync, write_file, writing
-from genostore.errors import ConflictError, QueryError
+from genostore.errors import QueryError, StaleError
 from genostore.query import Ints, Query, Selection, select
-from genostore.schema import KEY, ArraySchema, column_array, dumps
-from genostore.seal import seal
-from genostore.staging import Staging, create
 from genostore.storage import Storage
-from genostore.store import Store
+from genostore.store import Store, open
+from genostore.tiles import Tiles
 from genostore.windows import PARTS, Windows, contact_bins
 
 if TYPE_CHECKING:
     from genostore.schema import RootSchema
 
-CHUNK_BYTES = 2**18  # of an inner chunk: what a read of one window decodes
-SHARD_BYTES = 2**25
 COPIED = ("genes", "feature", "expression", "regions")  # kinds of nodes that a pack takes along
 
 
-def write_pack(windows: Windows, path: Path, overwrite: bool = False) -> Path:
-    """Materialise windows; see :meth:`genostore.windows.Windows.pack`.
+def changes(have: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say which of the nodes that a pack was cut from are not what they were.
 
-    Raises
-    ------
-    QueryError
-        If the windows are about regions, binned, or oriented: a pack keeps bases on the forward strand, and the
-        rest is done when it is read.
-    ConflictError
-        If something is at the path, or another process is writing it.
+    Content counts: a node that was written anew from the same source is the same.
     """
-    query = windows.query
-    if query.regions is not None:
-        raise QueryError("a pack is of windows about genes; regions cannot be packed")
-    if path.exists() and not overwrite:
-        raise ConflictError(f"{path} is already there; use overwrite (--overwrite) to replace it")
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path), lock(path.with_name(f".{path.name}.lock"), f"pack {path}"):
-        remove_tree(partial)
-        _write(Windows(windows.store, _packed_query(windows)), windows.store, partial, query.jitter)
-        if path.exists():
-            retired = path.with_name(f".{path.name}.retired")
-            remove_tree(retired)
-            path.rename(retired)
-            partial.rename(path)
-            remove_tree(retired)
-        else:
-            partial.rename(path)
-        sync(path.absolute().parent)
-    return path
+    out = []
+    for node, entry in have.items():
+        other = now.get(node)
+        if other is None:
+            out.append(f"{node} is not there")
+        elif _content(entry) != _content(other):
+            before, after = entry.get("generation"), other.get("generation")
+            generations = f" (generation {before}, now {after})" if before != after else ""
+            out.append(f"{node} has other content{generations}")
+    return out
 
 
-def _packed_query(windows: Windows) -> Query:
-    """Widen the query by its jitter, once a gene, with nothing done that can be done on reading."""
-    query = windows.query
-    return replace(
-        query,
-        genes=list(dict.fromkeys(windows.genes["id"])),
-        split=None,
-        fold=None,
-        exclude=None,
-        expression=None,
-        features=None,
-        width=query.width + 2 * query.jitter,
-        resolution=1,
-        jitter=0,
-        orient="reference",
-        cell_types=windows.cell_types,
-        assays=windows.assays,
-        contacts=windows.selection.contacts,
-    )
-
-
-def _write(windows: Windows, store: Store, path: Path, jitter: int) -> None:
-    from genostore.lazy import windows_dataset
-
-    storage = create(path, store.genome)
-    rows = windows.selection.store_row
-    for node, entry in store.entries.items():
-        if entry["kind"] in COPIED:
-            _copy(store, storage, node, entry, rows)
-    dataset = windows_dataset(windows)
-    schemas = {part: _schema(dataset[part]) for part in windows.parts}
-    for part, schema in schemas.items():
-        staging = Staging(storage, part, {"": schema}, "pack")
-        staging.begin()
-        grid = dataset[part].data
-        for block in staging.todo():
-            staging.write(block, np.asarray(grid[schema.slices(block)].compute(scheduler="sync"))).wait()
-        staging.publish({"kind": "packed"})
-    for name, values in dataset.coords.items():
-        _column(storage, str(name), values.to_numpy(), str(values.dims[0]), {"kind": "coordinate"})
-    nodes = {f"tracks/{c}/{a}" for c in windows.cell_types for a in windows.assays}
-    asked = windows.selection.contacts
-    if asked is not None:
-        nodes |= {f"contacts/{c}/{asked.assay}/{asked.bin_size}" for c in windows.cell_types}
-    description = {
-        "width": windows.width - 2 * jitter,
-        "jitter": jitter,
-        "cell_types": windows.cell_types,
-        "assays": windows.assays,
-        "contacts": asdict(asked) if asked else None,
-        "sources": {n: e for n, e in store.entries.items() if n in nodes},
-    }
-    description["digest"] = hashlib.sha256(dumps(description)).hexdigest()
-    root = json.loads(storage.read("zarr.json") or b"{}")
-    root["attributes"][KEY]["pack"] = description
-    # By this, xarray takes the genes' columns for coordinates.
-    root["attributes"]["coordinates"] = " ".join(str(c) for c in dataset.coords if c not in dataset.dims)
-    write_file(storage.path("zarr.json"), seal(root, "zarr.json"))
-
-
-def _schema(variable: Any) -> ArraySchema:
-    """Chunk windows along genes alone, so that one gene of all tracks is one read."""
-    per_gene = int(np.prod(variable.shape[1:])) * variable.dtype.itemsize
-    genes = max(1, min(CHUNK_BYTES // per_gene, variable.shape[0]))
-    chunks = max(1, min(SHARD_BYTES // (genes * per_gene), -(-variable.shape[0] // genes)))
-    fill: float | int = 4 if variable.dtype == np.uint8 else float("nan")
-    return ArraySchema(
-        shape=variable.shape,
-        dims=tuple(str(d) for d in variable.dims),
-        dtype=str(variable.dtype),
-        fill=fill,
-        chunk=(genes, *variable.shape[1:]),
-        shard=(genes * chunks, *variable.shape[1:]),
-    )
-
-
-def _column(storage: Storage, node: str, values: NDArray[Any], dim: str, attributes: dict[str, Any]) -> None:
-    text = values.dtype.kind in "OTU"
-    staging = Staging(
-        storage, node, {"": column_array(len(values), dim, "string" if text else str(values.dtype))}, "pack"
-    )
-    staging.begin()
-    staging.write_column(values.astype(object) if text else values)
-    staging.publish(attributes)
-
-
-def _copy(store: Store, storage: Storage, node: str, entry: dict[str, Any], rows: Ints) -> None:
-    """Take a node along; what lies along the gene axis is cut to the genes of the pack."""
-    attributes = {k: v for k, v in entry.items() if k not in ("generation", "crc32c", "statistics")}
-    if entry["kind"] in ("feature", "expression"):
-        _column(storage, node, store.array(node).read()[rows], "gene", attributes)
-        return
-    frame = store.genes.iloc[rows] if node == "genes" else store.regions(node.split("/")[1])
-    dim = "gene" if node == "genes" else "interval"
-    arrays, columns = {}, {}
-    for name in frame:
-        values = frame[name].to_numpy()
-        text = values.dtype.kind not in "iufb"
-        columns[name] = values.astype(object) if text else values
-        arrays[name] = column_array(len(frame), dim, "string" if text else str(values.dtype))
-    staging = Staging(storage, node, arrays, "pack")
-    staging.begin()
-    for name, values in columns.items():
-        staging.write_column(values, name)
-    staging.publish({**attributes, "n": len(frame)})
+def _content(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    known = entry.get("digest"), entry.get("crc32c")
+    return known if any(known) else (entry.get("generation"),)
 
 
 class Pack(Store):
@@ -184,9 +61,50 @@ class Pack(Store):
     def __init__(self, storage: Storage, root: RootSchema, description: dict[str, Any]) -> None:
         super().__init__(storage, root)
         self.description = description
+        self._tiles: dict[str, Tiles | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pack, (self.storage, self.root, self.description)
+
+    @property
+    def enclosing(self) -> str | None:
+        """Path of the store in whose ``packs`` this one lies, if it lies in one."""
+        folder, _, name = self.path.rpartition("/packs/")
+        there = folder and "/" not in name and Storage.of(folder).read("zarr.json") is not None
+        return folder if there else None
+
+    def check(self, source: Store | str | os.PathLike[str]) -> None:
+        """Check that a store still holds what the pack was cut from.
+
+        Parameters
+        ----------
+        source
+            The store, or its path, which is opened anew.
+
+        Raises
+        ------
+        StaleError
+            Naming what changed or is gone.
+        """
+        store = source if isinstance(source, Store) else open(source)
+        changed = changes(self.description["sources"], store.entries)
+        if self.root.assembly != store.root.assembly:
+            changed.insert(0, f"the assembly is {store.root.assembly}, not {self.root.assembly}")
+        if changed:
+            more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise StaleError(
+                f"pack {self.path} was not cut from what {store.path} holds: {'; '.join(changed[:5])}{more}. Pack "
+                "again (with overwrite), or open the pack without source= to use it as it is"
+            )
+
+    def tiles(self, part: str) -> Tiles | None:
+        """Give the lean path to the values of a part, where there is one."""
+        if part not in self._tiles:
+            array = self.array(part)
+            lean = Tiles.supports(array.schema)
+            folder = str(self.storage.path(part)) if lean else ""
+            self._tiles[part] = Tiles(folder, array.schema, array.stamp) if lean else None
+        return self._tiles[part]
 
     def __repr__(self) -> str:
         what = self.description
@@ -198,7 +116,8 @@ class Pack(Store):
     @cached_property
     def entries(self) -> index.Entries:
         """The pack's nodes, and what its windows were cut from."""
-        return {**index.read(self.storage), **self.description["sources"]}
+        tracks = {n: e for n, e in self.description["sources"].items() if e["kind"] in ("track", "contacts")}
+        return {**tracks, **index.read(self.storage)}
 
     @property
     def cell_types(self) -> list[str]:
@@ -242,55 +161,91 @@ class PackReader:
 
     def __init__(self, pack: Pack, query: Query, selection: Selection) -> None:
         self.pack, self.query, self.selection = pack, query, selection
+        what = pack.description
+        self._packed = what["width"] + 2 * what["jitter"]
+        self._cells = np.array([what["cell_types"].index(c) for c in selection.cell_types], dtype=np.int64)
+        self._channels = np.array([what["assays"].index(a) for a in selection.assays], dtype=np.int64)
 
     def read(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS) -> dict[str, NDArray[Any]]:
-        """Read windows; see :class:`genostore.windows.Reader`."""
-        what, chosen, width = self.pack.description, self.selection, self.query.width
-        gene = chosen.store_row[row]
-        place = np.array([what["cell_types"].index(c) for c in chosen.cell_types])[cell]
-        low = (what["width"] + 2 * what["jitter"]) // 2 - width // 2 + shift
-        cut = list(zip(gene.tolist(), place.tolist(), low.tolist(), strict=True))
+        """Read windows; see :class:`genostore.windows.Reader`.
+
+        Raises
+        ------
+        QueryError
+            If a window is shifted out of the margin that was packed.
+        """
+        chosen, width = self.selection, self.query.width
+        gene, place = chosen.store_row[row], self._cells[cell]
+        low = self._packed // 2 - width // 2 + shift
+        outside = (low < 0) | (low + width > self._packed)
+        if outside.any():
+            first, most = int(np.argmax(outside)), self._packed // 2 - width // 2
+            raise QueryError(
+                f"a window of {width:,} bases about {chosen.rows['id'].iloc[int(row[first])]} is shifted by "
+                f"{int(shift[first])}, and pack {self.pack.path} holds {self._packed:,} bases a window, room for "
+                f"{most} either way; ask the store, or pack with more jitter"
+            )
         out: dict[str, NDArray[Any]] = {}
         with Reads() as reads:
             if "sequence" in parts:
-                array = self.pack.array("sequence")
-                out["sequence"] = array.empty((len(row), width))
-                for i, (g, _, start) in enumerate(cut):
-                    reads.block(array, (slice(g, g + 1), slice(start, start + width)), out["sequence"][i : i + 1])
+                none = np.zeros((len(row), 1), dtype=np.int64)
+                values = self._values("sequence", (len(row), 1, width), np.uint8)
+                self._submit(reads, "sequence", gene, np.zeros_like(gene), none, low, values)
+                out["sequence"] = values[:, 0]
             if "signal" in parts:
-                array = self.pack.array("signal")
-                out["signal"] = array.empty((len(row), len(chosen.assays), width))
-                for run, into in self._channels():
-                    for i, (g, c, start) in enumerate(cut):
-                        where = (slice(g, g + 1), slice(c, c + 1), run, slice(start, start + width))
-                        reads.block(array, where, out["signal"][None, i : i + 1, into])
+                channel = np.tile(self._channels, (len(row), 1))
+                out["signal"] = self._values("signal", (len(row), len(self._channels), width), np.float32)
+                self._submit(reads, "signal", gene, place, channel, low, out["signal"])
             if "contacts" in parts:
-                self._contacts(self.pack.array("contacts"), row, cut, shift, reads, out)
+                out["contacts"] = self._contacts(reads, row, gene, place, shift)
         return out
 
-    def _channels(self) -> Iterator[tuple[slice, slice]]:
-        """Give runs of assays that follow each other in the pack, and where they go in the output."""
-        have = {a: i for i, a in enumerate(self.pack.assays)}
-        wanted = [have[a] for a in self.selection.assays]
-        start = 0
-        for i in range(1, len(wanted) + 1):
-            if i == len(wanted) or wanted[i] != wanted[i - 1] + 1:
-                yield slice(wanted[start], wanted[i - 1] + 1), slice(start, i)
-                start = i
+    def _values(self, part: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Allocate an output; filled, if shards are left out because they hold nothing."""
+        array = self.pack.array(part)
+        make = buffers.empty if array.present.all() else partial(buffers.full, fill=array.schema.fill)
+        return make(shape, dtype=dtype)
 
-    def _contacts(
-        self, array: Array, row: Ints, cut: list[tuple[int, int, int]], shift: Ints, reads: Reads, out: dict[str, Any]
+    def _contacts(self, reads: Reads, row: Ints, gene: Ints, place: Ints, shift: Ints) -> NDArray[np.float32]:
+        chosen, width = self.selection, self.query.width
+        first, n = contact_bins(self.query, chosen, row, chosen.anchor[row] - width // 2 + shift)
+        packed = replace(self.query, width=self._packed)
+        there, _ = contact_bins(packed, chosen, row, chosen.anchor[row] - self._packed // 2)
+        skip = first - there
+        square = len(self.pack.array("contacts").schema.shape) == 4
+        channel = skip[:, None] + np.arange(n) if square else np.zeros((len(row), 1), dtype=np.int64)
+        out = buffers.full((len(row), channel.shape[1], n), np.nan, np.float32)
+        self._submit(reads, "contacts", gene, place, channel, skip, out)
+        return out if square else out[:, 0]
+
+    def _submit(
+        self, reads: Reads, part: str, gene: Ints, cell: Ints, channel: Ints, low: Ints, out: NDArray[Any]
     ) -> None:
-        what, chosen, width = self.pack.description, self.selection, self.query.width
-        start = chosen.anchor[row] - width // 2 + shift
-        first, n = contact_bins(self.query, chosen, row, start)
-        packed = replace(self.query, width=what["width"] + 2 * what["jitter"])
-        there, _ = contact_bins(packed, chosen, row, chosen.anchor[row] - packed.width // 2)
-        square = len(array.schema.shape) == 4
-        out["contacts"] = np.full((len(row), n, n) if square else (len(row), n), np.nan, dtype=np.float32)
-        for i, ((g, c, _), skip) in enumerate(zip(cut, (first - there).tolist(), strict=True)):
-            stop = min(skip + n, array.schema.shape[2])
-            axes = (slice(skip, stop),) * (2 if square else 1)
-            into = out["contacts"][None, i : i + 1, : stop - skip]
-            into = into[..., : stop - skip]
-            reads.block(array, (slice(g, g + 1), slice(c, c + 1), *axes), into)
+        """Ask for windows of a part, by the lean path or else block by block."""
+        array, tiles = self.pack.array(part), self.pack.tiles(part)
+        if tiles is not None:
+            reads.tasks(array, tiles.read(gene, cell, channel, low, array.present, out))
+            return
+        shape = array.schema.shape
+        for i, (g, c, start) in enumerate(zip(gene.tolist(), cell.tolist(), low.tolist(), strict=True)):
+            stop = min(start + out.shape[2], shape[-1])
+            span = slice(start, stop)
+            lead = (slice(g, g + 1), slice(c, c + 1))[: len(shape) - 1]
+            if len(shape) < 4:
+                into = out[i, :, : stop - start]
+                reads.block(array, (*lead, span), into if len(shape) == 2 else into[None])
+                continue
+            for run, at in runs(channel[i], shape[2]):
+                reads.block(array, (*lead, run, span), out[None, i : i + 1, at, : stop - start])
+
+
+def runs(channel: Ints, n: int) -> Iterator[tuple[slice, slice]]:
+    """Give runs of channels that follow each other, and where they go; those past the ``n`` there are are left out."""
+    wanted = channel.tolist()
+    start = 0
+    for i in range(1, len(wanted) + 1):
+        if i == len(wanted) or wanted[i] != wanted[i - 1] + 1:
+            stop = min(wanted[i - 1] + 1, n)
+            if wanted[start] < stop:
+                yield slice(wanted[start], stop), slice(start, start + stop - wanted[start])
+            start = i

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from genostore import index
 from genostore.arrays import Array, Group, read_column
 from genostore.contacts import ContactMap
-from genostore.errors import CorruptionError, FormatError, NotFoundError, StaleError, nearest
+from genostore.errors import CorruptionError, FormatError, NotFoundError, QueryError, StaleError, nearest
 from genostore.genome import Genome, RegionLike
 from genostore.schema import KEY, RootSchema, summary
 from genostore.seal import read_root
@@ -31,13 +31,16 @@ STATISTIC_COLUMNS = ("coverage", "min", "max", "mean", "sd")
 PROVENANCE_COLUMNS = ("source", "accession", "sha256", "size")
 
 
-def open(path: str | os.PathLike[str]) -> Store:
-    """Open a store (or a pack alone) for reading.
+def open(path: str | os.PathLike[str], source: Store | str | os.PathLike[str] | None = None) -> Store:
+    """Open a store, or a pack, for reading.
 
     Parameters
     ----------
     path
-        Of the store's folder.
+        Of the store's folder, of a pack's, or of ``STORE/packs/NAME``.
+    source
+        Of a pack: the store that it was cut from, or its path, to be compared with what the pack was cut from. A pack
+        that lies in the ``packs`` of a store is compared with that store.
 
     Returns
     -------
@@ -48,6 +51,10 @@ def open(path: str | os.PathLike[str]) -> Store:
     ------
     FormatError
         If there is no store at the path, or one of another version.
+    StaleError
+        If the source of a pack has changed since.
+    QueryError
+        If a source is given for a store.
     """
     storage = Storage.of(path)
     raw = storage.read("zarr.json")
@@ -56,10 +63,16 @@ def open(path: str | os.PathLike[str]) -> Store:
         raise FormatError(f"{storage.root} is not a genostore store: {there}; `genostore ingest` makes one")
     root, metadata = read_root(raw, storage.root)
     if "pack" not in metadata["attributes"][KEY]:
+        if source is not None:
+            raise QueryError(f"source= goes with a pack, and {storage.root} is a store")
         return Store(storage, root)
     from genostore.pack import Pack
 
-    return Pack(storage, root, metadata["attributes"][KEY]["pack"])
+    pack = Pack(storage, root, metadata["attributes"][KEY]["pack"])
+    source = pack.enclosing if source is None else source
+    if source is not None:
+        pack.check(source)
+    return pack
 
 
 class Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -321,24 +322,64 @@ class Windows:
 
         return Loader(self, batch_size, **options)
 
-    def pack(self, path: str | Path, overwrite: bool = False) -> Path:
+    def pack(
+        self,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        compress: bool = False,
+        workers: int | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Path:
         """Materialise the windows, with their jitter margin, as a store of their own.
+
+        Bases are kept on the forward strand, one by one, for all samples that the query's genes and cell types could
+        give: bins, orientation, splits and targets are applied when the pack is read. A run that was killed goes on
+        where it stopped when it is run again.
 
         Parameters
         ----------
         path
-            Of the pack; :func:`genostore.open` opens it, and so do zarr-python and ``xarray.open_zarr``.
+            Of the pack, anywhere or ``STORE/packs/NAME``; :func:`genostore.open` opens it, and so do zarr-python and
+            ``xarray.open_zarr``. A pack of the same query and the same tracks that is there already is left as it is.
+        dtype
+            Of the signal: ``"float32"``, or ``"float16"`` for half the bytes; what that loses is measured, and written
+            into the attributes of ``signal``.
+        compress
+            Compress with zstd: several times smaller where tracks are runs of one value, and slower to read unless the
+            disk is what one waits for.
+        workers
+            Shards that are written at once, in threads; as many as there are processors when left out.
         overwrite
-            Replace a pack that is there.
+            Replace another pack that is there.
+        progress
+            Called with the number of shards that are done, and of all.
 
         Returns
         -------
         pathlib.Path
             The path.
-        """
-        from genostore.pack import write_pack
 
-        return write_pack(self, Path(path), overwrite)
+        Raises
+        ------
+        QueryError
+            If the windows are about regions, or a value overflows float16.
+        ConflictError, StaleError
+            If something else is at the path (a pack of another query; one of the same query whose tracks have changed
+            since), or another process is writing it. A track that changes during the run is a StaleError too.
+        """
+        from genostore.packing import write_pack
+
+        return write_pack(
+            self,
+            Path(path),
+            dtype=dtype,
+            compress=compress,
+            workers=workers,
+            overwrite=overwrite,
+            progress=progress,
+        )
 
 
 def bin_signal(signal: NDArray[np.float32], resolution: int, aggregate: str) -> NDArray[np.float32]:

@@ -85,9 +85,18 @@ def test_what_a_pack_cannot_answer(pack: Path, query: dict, message: str) -> Non
 
 def test_a_pack_is_not_written_over(toy: Toy, tmp_path: Path) -> None:
     windows = toy.open().windows(width=10)
-    windows.pack(tmp_path / "p")
-    with pytest.raises(ConflictError, match="is already there"):
-        windows.pack(tmp_path / "p")
+    assert windows.pack(tmp_path / "p") == windows.pack(tmp_path / "p")  # the same once more is no work
+    before = (tmp_path / "p/zarr.json").stat().st_mtime_ns
+    with pytest.raises(ConflictError, match="it has width 10, and 20 is asked for"):
+        toy.open().windows(width=20).pack(tmp_path / "p")
+    with pytest.raises(ConflictError, match="it has dtype 'float32', and 'float16'"):
+        windows.pack(tmp_path / "p", dtype="float16")
+    with pytest.raises(ConflictError, match="it has other genes"):
+        toy.open().windows(width=10, genes=["G01"]).pack(tmp_path / "p")
+    assert (tmp_path / "p/zarr.json").stat().st_mtime_ns == before
     toy.open().windows(width=20).pack(tmp_path / "p", overwrite=True)
     assert genostore.open(tmp_path / "p").description["width"] == 20
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["p"]
+    for path in (toy.path, toy.path / "tracks"):
+        with pytest.raises(ConflictError, match="no pack"):
+            windows.pack(path, overwrite=True)

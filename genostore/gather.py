@@ -1,0 +1,219 @@
+"""The compiled loop that cuts windows out of the tiles of a pack.
+
+A *tile* is an inner chunk ``(gene, cell_type, channel, position)``. The loop reads neighbouring tiles at once
+(``pread``), checks the CRC-32C of each, decompresses it where it is compressed, and copies or widens what is wanted to
+where it is wanted. It holds no lock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from genostore.kernels import _call4, _call5, _caller
+
+Ints = NDArray[np.int64]
+RUN = 1 << 18  # bytes that are read at once: a half of a second-level cache
+GAP = 1 << 12  # bytes between tiles that are read rather than skipped
+_VECTOR = 8
+_call3 = _caller(3)
+
+
+def _at(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+@intrinsic
+def _load64(typing: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_at(builder, arguments[0], ir.IntType(64)), align=1)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def _load32(typing: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.load(_at(builder, arguments[0], ir.IntType(32)), align=1), ir.IntType(64))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def _move(typing: Any, to: Any, source: Any, n: Any) -> Any:
+    """Copy n bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = ir.IntType(8)
+        cgutils.raw_memcpy(builder, _at(builder, arguments[0], byte), _at(builder, arguments[1], byte), arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def _widener(n: int) -> Any:
+    half = ir.VectorType(ir.HalfType(), n) if n > 1 else ir.HalfType()
+    single = ir.VectorType(ir.FloatType(), n) if n > 1 else ir.FloatType()
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_at(builder, arguments[1], half), align=2)
+        builder.store(builder.fpext(value, single), _at(builder, arguments[0], single), align=4)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def widen(typing: Any, to: Any, source: Any) -> Any:
+        return types.void(types.int64, types.int64), codegen
+
+    return widen
+
+
+_widen, _widen1 = _widener(_VECTOR), _widener(1)
+
+
+@numba.njit(cache=True, nogil=True)
+def copy(to: int, source: int, n: int) -> None:
+    """Copy n bytes."""
+    _move(to, source, n)
+
+
+@numba.njit(cache=True, nogil=True)
+def widen(to: int, source: int, n: int) -> None:
+    """Write n float16 as float32."""
+    i = 0
+    while i + _VECTOR <= n:
+        _widen(to + 4 * i, source + 2 * i)
+        i += _VECTOR
+    while i < n:
+        _widen1(to + 4 * i, source + 2 * i)
+        i += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def gather(
+    functions: Ints,
+    order: Ints,
+    shard: Ints,
+    descriptor: Ints,
+    index: Ints,
+    gene: Ints,
+    cell: Ints,
+    channel: Ints,
+    low: Ints,
+    shape: Ints,
+    tile: Ints,
+    grid: Ints,
+    itemsize: int,
+    widening: bool,
+    out: int,
+    strides: Ints,
+    width: int,
+    stored: NDArray[np.uint8],
+    plain: NDArray[np.uint8],
+) -> int:
+    """Read windows.
+
+    Parameters
+    ----------
+    functions
+        Addresses of ``pread``, ``crc32c_extend`` and ``ZSTD_decompressDCtx``, and of zstd's state; the last two are 0
+        for tiles that are not compressed.
+    order
+        ``(n,)`` the samples to read, sorted by where they lie.
+    shard
+        ``(n,)`` rows of ``descriptor`` and ``index``.
+    descriptor, index
+        ``(shards,)`` open files, and addresses of their tables of int64 offsets and lengths.
+    gene, cell, low
+        ``(B,)``, the last being the first position of each window.
+    channel
+        ``(B, A)`` channels of each sample; one that does not exist is left out.
+    shape, tile, grid
+        ``(4,)`` extents of the array and of a tile, and tiles of a shard along each axis.
+    itemsize, widening
+        Of a stored value; and whether it is float16 to be written as float32.
+    out, strides, width
+        Address of the ``(B, A, width)`` output, bytes from sample to sample and from channel to channel, and positions.
+    stored, plain
+        Room for what is read, ``RUN`` and a tile's bytes at least, and for a decompressed tile.
+
+    Returns
+    -------
+    int
+        -1, or the place in ``order`` of the first sample of which a tile is damaged; -2 - place if one is absent.
+    """
+    pread, crc32c, decompress, decoder = functions[0], functions[1], functions[2], functions[3]
+    outsize = 4 if widening else itemsize
+    values = tile[0] * tile[1] * tile[2] * tile[3]
+    most = stored.size
+    # What is to be read: a tile for each sample, channel and position.
+    per_sample = min(grid[2], channel.shape[1]) * min(grid[3], (width - 1) // tile[3] + 2)
+    item = np.empty((order.size * per_sample, 5), dtype=np.int64)  # place, tile of channel, of position, offset, length
+    n = 0
+    for place in range(order.size):
+        i = order[place]
+        first, last = low[i] // tile[3], min((low[i] + width - 1) // tile[3], grid[3] - 1)
+        row = (gene[i] // tile[0] % grid[0]) * grid[1] + cell[i] // tile[1] % grid[1]
+        for tc in range(grid[2]):
+            wanted = False
+            for a in range(channel.shape[1]):
+                wanted |= channel[i, a] // tile[2] == tc and channel[i, a] < shape[2]
+            if not wanted:
+                continue
+            for tp in range(first, last + 1):
+                at = index[shard[place]] + 16 * ((row * grid[2] + tc) * grid[3] + tp)
+                item[n, 0], item[n, 1], item[n, 2] = place, tc, tp
+                item[n, 3], item[n, 4] = _load64(at), _load64(at + 8)
+                if item[n, 3] < 0:
+                    return -2 - place
+                if item[n, 4] < 4 or item[n, 4] > most or (decompress == 0 and item[n, 4] != values * itemsize + 4):
+                    return place
+                n += 1
+    k = 0
+    while k < n:
+        start, file = item[k, 3], shard[item[k, 0]]
+        end, m = start + item[k, 4], k + 1
+        while m < n and shard[item[m, 0]] == file and start <= item[m, 3] <= end + GAP:
+            stop = item[m, 3] + item[m, 4]
+            if stop - start > RUN:
+                break
+            end = max(end, stop)
+            m += 1
+        if _call4(pread, (descriptor[file], stored.ctypes.data, end - start, start)) != end - start:
+            return item[k, 0]
+        decoded = source = np.int64(-1)
+        for j in range(k, m):
+            i = order[item[j, 0]]
+            if item[j, 3] != decoded:
+                decoded = item[j, 3]
+                source, length = stored.ctypes.data + decoded - start, item[j, 4] - 4
+                if _call3(crc32c, (0, source, length)) & 0xFFFFFFFF != _load32(source + length):
+                    return item[j, 0]
+                if decompress != 0:
+                    size = values * itemsize
+                    if _call5(decompress, (decoder, plain.ctypes.data, size, source, length)) != size:
+                        return item[j, 0]
+                    source = np.int64(plain.ctypes.data)
+            begin = item[j, 2] * tile[3]
+            p, q = max(low[i], begin), min(low[i] + width, begin + tile[3], shape[3])
+            if p >= q:
+                continue
+            row = ((gene[i] % tile[0]) * tile[1] + cell[i] % tile[1]) * tile[2]
+            for a in range(channel.shape[1]):
+                c = channel[i, a]
+                if c // tile[2] != item[j, 1] or c >= shape[2]:
+                    continue
+                to = out + i * strides[0] + a * strides[1] + (p - low[i]) * outsize
+                origin = source + ((row + c % tile[2]) * tile[3] + p - begin) * itemsize
+                if widening:
+                    widen(to, origin, q - p)
+                else:
+                    copy(to, origin, (q - p) * itemsize)
+        k = m
+    return -1

@@ -1,0 +1,213 @@
+"""The lean path of packs: windows straight from the local shards of a packed array, without the interpreter.
+
+It stands to :mod:`genostore.gather` as :mod:`genostore.local` to its kernels. Values equal TensorStore's, which reads
+packs in object stores, and local ones on a machine without what this path needs (a test compares them);
+docs/decisions.md has the figures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Hashable
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genostore import local
+from genostore.schema import ArraySchema
+
+Ints = NDArray[np.int64]
+_BYTES_A_THREAD = 1 << 19  # less is not worth a second thread
+_MAX_OPEN = 256  # shards that one array keeps open
+
+
+class _Shards:
+    """The shards that are open: descriptors, and addresses of their indexes; -1 for the others."""
+
+    def __init__(self, n: int) -> None:
+        self.descriptor = np.full(n, -1, dtype=np.int64)
+        self.address = np.full(n, -1, dtype=np.int64)
+        self.held: list[Any] = []  # keeps the files open and the indexes in memory
+
+
+class Tiles:
+    """The shards of one local array of a pack, seen as ``(gene, cell_type, channel, position)``.
+
+    Parameters
+    ----------
+    folder, schema, version
+        As of :class:`genostore.local.LocalShards`.
+    """
+
+    def __init__(self, folder: str, schema: ArraySchema, version: Hashable) -> None:
+        self.folder, self.schema, self.version = folder, schema, version
+        self.dtype = np.dtype(schema.dtype)
+        self.shape, self.tile, block = four(schema.shape), four(schema.chunk), four(schema.block)
+        self.grid = block // self.tile
+        self._block, self._columns = block[:2].tolist(), int(-(-self.shape[1] // block[1]))
+        self.per_shard = int(self.grid.prod())
+        self._lock = threading.Lock()
+        self._open = _Shards(schema.n_blocks)
+
+    @staticmethod
+    def supports(schema: ArraySchema) -> bool:
+        """Tell whether an array is of the kind that this path reads, and this machine has what it needs."""
+        return (
+            2 <= len(schema.shape) <= 4
+            and schema.dims[0] == "gene"
+            and schema.shard is not None
+            and schema.dtype in ("float32", "float16", "uint8")
+            and bool((four(schema.block)[2:] >= four(schema.shape)[2:]).all())
+            and available(schema.dtype)
+        )
+
+    def read(
+        self,
+        gene: Ints,
+        cell: Ints,
+        channel: Ints,
+        low: Ints,
+        present: NDArray[np.bool_],
+        out: NDArray[Any],
+    ) -> list[Callable[[], None]]:
+        """Plan the reading of windows into ``out``.
+
+        Parameters
+        ----------
+        gene, cell, low
+            ``(B,)``: which windows, and the first position wanted of each, 0 or more.
+        channel
+            ``(B, A)`` channels wanted of each.
+        present
+            By number of shard, whether it holds data.
+        out
+            ``(B, A, width)`` of the stored type, or float32 for float16; each row contiguous. What lies past the end
+            of the array or in an empty shard is left as it is.
+
+        Returns
+        -------
+        list of callables
+            As of :meth:`genostore.local.LocalShards.read`.
+        """
+        order = np.argsort(gene * self.shape[1] + cell, kind="stable")
+        shard = (gene // self._block[0] * self._columns + cell // self._block[1])[order]
+        if not present.all():
+            kept = present[shard]
+            order, shard = order[kept], shard[kept]
+        n = len(order)
+        if not n:
+            return []
+        parts = min(local.threads(), n, max(1, out.nbytes // _BYTES_A_THREAD))
+        edges = [n * k // parts for k in range(parts + 1)]
+        return [
+            partial(self._gather, order[a:b], shard[a:b], gene, cell, channel, low, out) for a, b in pairwise(edges)
+        ]
+
+    def _path(self, shard: int) -> str:
+        return f"{self.folder}/{self.schema.key(shard)}"
+
+    def _opened(self, shard: Ints) -> _Shards:
+        """Open shards that are not, and give the table of those that are."""
+        opened = self._open
+        absent = shard[opened.descriptor[shard] < 0]
+        if absent.size:
+            with self._lock:
+                wanted = set(absent.tolist())
+                if len(opened.held) + len(wanted) > _MAX_OPEN:  # begin anew; whoever reads holds the old table
+                    opened, wanted = _Shards(self.schema.n_blocks), set(shard.tolist())
+                for number in wanted:
+                    path = self._path(number)
+                    file, index = local._file(path, self.version), local._indexes((path, self.version, self.per_shard))
+                    opened.held.append((file, index))
+                    opened.address[number] = index.ctypes.data
+                    opened.descriptor[number] = file.descriptor
+                self._open = opened
+        return opened
+
+    def _gather(
+        self, order: Ints, shard: Ints, gene: Ints, cell: Ints, channel: Ints, low: Ints, out: NDArray[Any]
+    ) -> None:
+        from genostore.gather import RUN, gather
+
+        opened = self._opened(shard)  # held, so that they stay open
+        size = int(self.tile.prod()) * self.dtype.itemsize
+        # An honest tile is never much larger than what it decodes to.
+        stored, plain = _room("stored", max(RUN, 2 * size + 1024)), _room("plain", size)
+        failed = gather(
+            _functions(self.schema.compressed),
+            order,
+            shard,
+            opened.descriptor,
+            opened.address,
+            gene,
+            cell,
+            channel,
+            low,
+            self.shape,
+            self.tile,
+            self.grid,
+            self.dtype.itemsize,
+            self.dtype == np.float16,
+            out.ctypes.data,
+            np.array(out.strides[:2]),
+            out.shape[2],
+            stored,
+            plain,
+        )
+        if failed != -1:
+            place = failed if failed >= 0 else -2 - failed
+            where = f"of gene {gene[order[place]]} in shard {self._path(int(shard[place]))}"
+            if failed < 0:
+                raise ValueError(f"NOT_FOUND: a chunk {where} is absent")
+            raise ValueError(f"DATA_LOSS: a chunk {where} does not match its checksum")
+
+
+def four(extents: tuple[int, ...]) -> Ints:
+    """See an extent as four: gene, cell type, channel, position.
+
+    Sequence has no cell types and channels, a profile of contacts no channels, and the rows of a matrix are channels.
+    """
+    first, last = extents[:-1], extents[-1]
+    return np.array([*first, *[1] * (3 - len(first)), last], dtype=np.int64)
+
+
+_scratch = threading.local()
+
+
+def _room(name: str, size: int) -> NDArray[np.uint8]:
+    """Give memory of this thread, at least so many bytes; the same at each call."""
+    found: NDArray[np.uint8] | None = getattr(_scratch, name, None)
+    if found is None or found.size < size:
+        found = np.empty(size, dtype=np.uint8)
+        setattr(_scratch, name, found)
+    return found
+
+
+@cache
+def _crc32c() -> int:
+    from google_crc32c import _crc32c as extension  # the C library is linked to it
+
+    return local._address(ctypes.CDLL(extension.__file__).crc32c_extend)
+
+
+def _functions(compressed: bool) -> Ints:
+    library = local._library()
+    zstd = (library.decompress, local._decoder().address) if compressed else (0, 0)
+    return np.array([library.pread, _crc32c(), *zstd], dtype=np.int64)
+
+
+@cache
+def available(dtype: str) -> bool:
+    """Tell whether this machine has the C functions, and the instructions to widen float16."""
+    from llvmlite import binding
+
+    try:
+        features = binding.get_host_cpu_features()
+        widens = dtype != "float16" or features.get("f16c") or "aarch64" in binding.get_process_triple()
+        return bool(widens) and local.available() and _crc32c() != 0
+    except (ImportError, AttributeError, OSError, ValueError, RuntimeError):
+        return False
