@@ -7,6 +7,7 @@ from importlib.metadata import entry_points, version
 
 import click
 
+from genostore.contained import contained
 from genostore.errors import GenostoreError
 
 GROUP = "genostore.commands"
@@ -70,5 +71,5 @@ def genostore() -> None:
 
 
 def main() -> None:
-    """Run the program."""
-    run(genostore)
+    """Run the program, in a child process, so that a crash of native code is told as any other error."""
+    contained(lambda: run(genostore))

@@ -136,7 +136,7 @@ class Processes:
                     return
                 future = next(queue)
                 opened, size = of.pop(future.key)
-                _result(future)
+                _result(future, opened.job)
                 opened.advance(size)
                 yield from publish(opened)
 
@@ -144,17 +144,19 @@ class Processes:
         return max(len(self._client.ncores()), 1)
 
 
-def _result(future: Any) -> None:
-    """Raise what the worker raised."""
+def _result(future: Any, job: Job) -> None:
+    """Raise what the worker raised; a worker that died is told with the files that it read."""
     try:
         future.result()
     except GenostoreError:
         raise
     except Exception as error:
         if type(error).__name__ == "KilledWorker":
+            files = ", ".join(str(source.path) for source in job.node.sources)
             raise WriteError(
-                "worker processes died while they wrote (out of memory?); what is done is kept, so run again, "
-                "with fewer --workers"
+                f"{files}: worker processes died, several times, while they made {job.node.path} of it; either it is "
+                "damaged so that the library that reads it crashes (fetch it again, or leave it out), or memory ran "
+                "out (run again with fewer --workers). What is done is kept"
             ) from error
         raise
 

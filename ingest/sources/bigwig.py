@@ -23,6 +23,9 @@ _HEADER = struct.Struct("<IHHQQQHHQQIQ")
 _ZOOM = struct.Struct("<IIQQ")  # bases per summary, reserved, offset of the data, offset of the index
 _TREE = struct.Struct("<IIQIIIIQII")
 _TREE_MAGIC = 0x2468ACE0
+_CONTIGS = struct.Struct("<IIIIQQ")  # magic, items per block, bytes of a key, bytes of a value, contigs, reserved
+_CONTIGS_MAGIC = 0x78CA8C91
+_LONGEST_NAME = 4_096
 _MARKED = 4  # version from which the magic is repeated at the end; older files are judged by their indexes
 _LEAF = np.dtype([("bases", "<u4", 4), ("offset", "<u8"), ("size", "<u8")])
 _BRANCH = np.dtype([("bases", "<u4", 4), ("offset", "<u8")])
@@ -67,7 +70,10 @@ class BigWig:
     def contigs(self) -> dict[str, int]:
         """Lengths by name, in the order of the file."""
         check_structure(self.path)
-        found: dict[str, int] = self._handle().chroms()
+        try:
+            found: dict[str, int] = self._handle().chroms()
+        except RuntimeError as error:
+            raise SourceError(f"{self.path}: its contigs cannot be read ({error}); fetch the file again") from None
         if not found:
             raise SourceError(f"{self.path}: is a bigWig without contigs, so it holds no value")
         return dict(found)
@@ -148,17 +154,55 @@ def check_structure(path: Path) -> None:
     if last >= size:
         raise _truncated(path, size, last + 1)
     with naming(path), path.open("rb") as file:
+        _check_contigs(file, path, size, header.contigs_at)
+        _check_tree(file, path, size, header.index_at)
+        file.seek(_HEADER.size)
+        levels = [_ZOOM.unpack(_exactly(file, path, _ZOOM.size)) for _ in range(header.zooms)]
+        for level in levels:
+            if max(level[2], level[3]) >= size:
+                raise _truncated(path, size, max(level[2], level[3]) + 1)
         file.seek(-4, 2)
         if file.read(4) == BIGWIG:
             return
-        file.seek(_HEADER.size)
-        levels = [_ZOOM.unpack(_exactly(file, path, _ZOOM.size)) for _ in range(header.zooms)]
-        for index in [header.index_at, *(level[3] for level in levels)]:
-            _check_tree(file, path, size, index)
+        for level in levels:
+            _check_tree(file, path, size, level[3])
     if header.version >= _MARKED:
         raise SourceError(
             f"{path}: is truncated: its {size:,} bytes do not end with the mark that ends a bigWig; fetch it again"
         )
+
+
+def _check_contigs(file: BinaryIO, path: Path, size: int, offset: int) -> None:
+    """Walk the tree of contigs, of which a damaged one ends pyBigWig: every key a name, every number its own."""
+    damaged = SourceError(f"{path}: its list of contigs at byte {offset:,} is damaged; fetch the file again")
+    file.seek(offset)
+    magic, _, key, value, count, _ = _CONTIGS.unpack(_exactly(file, path, _CONTIGS.size))
+    if magic != _CONTIGS_MAGIC or not 0 < key <= _LONGEST_NAME or value != 8 or count * (key + value) > size:
+        raise damaged
+    names, numbers, seen = set(), set(), set()
+    nodes = [file.tell()]
+    while nodes:
+        at = nodes.pop()
+        if at in seen or at >= size:
+            raise damaged
+        seen.add(at)
+        file.seek(at)
+        is_leaf, _, items = struct.unpack("<BBH", _exactly(file, path, 4))
+        if is_leaf > 1:
+            raise damaged
+        for _ in range(items):
+            name, first, second = struct.unpack(f"<{key}sII", _exactly(file, path, key + 8))
+            if is_leaf:
+                names.add(name.rstrip(b"\0"))
+                numbers.add(first)
+            else:
+                nodes.append(first | second << 32)
+    if len(names) != count or numbers != set(range(count)) or not all(map(_is_name, names)):
+        raise damaged
+
+
+def _is_name(name: bytes) -> bool:
+    return bool(name) and name.isascii() and name.decode().isprintable()
 
 
 def _check_tree(file: BinaryIO, path: Path, size: int, offset: int) -> None:
@@ -166,9 +210,13 @@ def _check_tree(file: BinaryIO, path: Path, size: int, offset: int) -> None:
     file.seek(offset)
     if _TREE.unpack(_exactly(file, path, _TREE.size))[0] != _TREE_MAGIC:
         raise SourceError(f"{path}: the index at byte {offset:,} is damaged; fetch the file again")
-    nodes = [offset + _TREE.size]
+    nodes, seen = [offset + _TREE.size], set()
     while nodes:
-        file.seek(nodes.pop())
+        at = nodes.pop()
+        if at in seen:
+            raise SourceError(f"{path}: the index at byte {offset:,} leads back to itself; fetch the file again")
+        seen.add(at)
+        file.seek(at)
         is_leaf, _, count = struct.unpack("<BBH", _exactly(file, path, 4))
         kind = _LEAF if is_leaf else _BRANCH
         items = np.frombuffer(_exactly(file, path, count * kind.itemsize), dtype=kind)

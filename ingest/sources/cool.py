@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genostore.contained import note
 from genostore.errors import SourceError
 from ingest.sources.base import Band, Weight, check_band, refuse_twice
 from ingest.sources.reading import naming
@@ -190,6 +191,7 @@ class CoolerSource:
         with naming(self.path):
             self.path.stat()
             try:
+                note(str(self.path))
                 with h5py.File(self.path, "r") as file:
                     yield file
             except (FileNotFoundError, PermissionError):

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from genostore.contained import note
 from genostore.errors import SourceError
 from ingest.sources.base import Band, Weight, check_band, refuse_twice
 from ingest.sources.reading import HIC, PerThread, describe, head, naming
@@ -176,10 +177,13 @@ class _Opener:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what hictkpy raises into a :class:`SourceError` that names the file."""
+    """Turn what hictkpy raises into a :class:`SourceError` that names the file; a count may ask for any memory."""
+    note(str(path))
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError, ValueError, IndexError, OverflowError) as error:
+        if isinstance(error, SourceError):
+            raise
         raise SourceError(f"{path}: cannot be decoded as .hic, so it is damaged ({error}); fetch it again") from None
 
 

@@ -14,6 +14,7 @@ from os import PathLike, getpid
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from genostore.contained import note
 from genostore.errors import SourceError
 
 Handle = TypeVar("Handle")
@@ -154,6 +155,7 @@ class PerThread(Generic[Handle]):
 
     def __call__(self) -> Handle:
         """Return this thread's handle, opening it the first time."""
+        note(self._path)
         held = getattr(self._local, "held", None)
         if held is None or held[0] != getpid():
             held = self._local.held = (getpid(), self._opener(self._path))
