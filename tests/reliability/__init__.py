@@ -1,1 +1,1 @@
-"""What labs do to a store, tried many times: ``python -m tests.reliability`` runs all of it and writes what was seen."""
+"""What labs do to a store, tried many times; ``python -m tests.reliability`` runs it all and writes what was seen."""

@@ -6,7 +6,20 @@ import gzip
 import random
 
 _WORDS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
-_TOKENS = (b"nan", b"-1", b"1e999", b"99999999999999999999", b"\t\t", b"\n\n", b"\x00", b"\xff", b'"', b"#", b"\r", b"_", b" ")
+_TOKENS = (
+    b"nan",
+    b"-1",
+    b"1e999",
+    b"99999999999999999999",
+    b"\t\t",
+    b"\n\n",
+    b"\x00",
+    b"\xff",
+    b'"',
+    b"#",
+    b"\r",
+    b" ",
+)
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
