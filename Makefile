@@ -3,10 +3,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 DEMO   ?= demo
+# What `make bench` runs: names of suites, --quick; all when left out.
+BENCHMARKS ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint wheel bench clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml constraints.txt
@@ -47,5 +49,16 @@ wheel: $(READY)
 	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[all]"
 	cd dist && ../$(VENV)-wheel/bin/python -P ../tests/wheel.py all
 
+# Measure beside other readers, one of which wants other versions of these two than we pin.
+bench: $(VENV)-bench/.ready
+	$(VENV)-bench/bin/python -m benchmarks $(BENCHMARKS)
+
+$(VENV)-bench/.ready: pyproject.toml constraints.txt
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	grep -vE '^(pyarrow|filelock)==' constraints.txt > $(VENV)-bench/constraints.txt
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(VENV)-bench/constraints.txt -e ".[bench]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-wheel $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-bench $(DEMO) build dist *.egg-info

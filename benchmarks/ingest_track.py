@@ -81,8 +81,11 @@ def reference(path: str, length: int) -> None:
 def measure(*arguments: str, folder: Path) -> dict[str, float]:
     """Run a part of this script in a process of its own."""
     command = [sys.executable, __file__, *arguments]
-    environment = os.environ | {"GENOSTORE_CACHE": str(folder / "cache")}
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    here = str(Path(__file__).resolve().parents[1])  # this checkout is what is measured, wherever one is installed
+    environment = os.environ | {"GENOSTORE_CACHE": str(folder / "cache"), "PYTHONPATH": here}
+    output = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if output.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{output.stderr}")
     return json.loads(output.stdout)
 
 
