@@ -35,9 +35,7 @@ def main() -> None:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; all when left out")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="fewer sizes, under 3 minutes")
-    size.add_argument(
-        "--tiny", action="store_true", help="toy sizes, to see that it runs; ratios mean nothing"
-    )
+    size.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs; ratios mean nothing")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall", help="that ratios are taken of")
     parser.add_argument("--threads", type=int, default=2, help="of every contender that takes a number")
     parser.add_argument("--data", type=Path, help="folder in which inputs are made and kept for the next run")
