@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 import time
@@ -17,22 +18,25 @@ FEW, LENGTH, INTERVALS, REPEATS = 10, 100_000, 4_000, 21
 
 
 def make_store(path: Path, tracks: int) -> None:
-    """Ingest one track, and copy it: what is measured is the number of tracks, not what they hold."""
+    """Ingest one track, and copy it under other names: what is measured is how many there are, not what they hold."""
     import genostore
     import ingest
     from genostore import index
+    from genostore.seal import seal
 
     folder = path.with_name(f"{path.name}.sources")
     folder.mkdir(exist_ok=True)
     make_fasta(folder / "genome.fa", LENGTH)
     make_track(folder / "t0.bw", 0, LENGTH, INTERVALS)
-    (folder / "catalog.yaml").write_text(
-        "version: 1\nassembly: {name: bench, fasta: genome.fa}\n"
-        f"tracks:\n  - {{cell_type: {CELL}, assay: t0, source: t0.bw}}\n"
-    )
-    ingest.run(ingest.plan(folder / "catalog.yaml", path), workers=1)
+    catalogue = folder / "catalog.yaml"
+    entry = f"  - {{cell_type: {CELL}, assay: t0, source: t0.bw}}\n"
+    catalogue.write_text(f"version: 1\nassembly: {{name: bench, fasta: genome.fa}}\ntracks:\n{entry}")
+    ingest.run(ingest.plan(catalogue, path), workers=1)
+    first = path / "tracks" / CELL / "t0"
+    metadata = json.loads((first / "zarr.json").read_bytes())
     for k in range(1, tracks):
-        shutil.copytree(path / "tracks" / CELL / "t0", path / "tracks" / CELL / f"t{k}")
+        copy = shutil.copytree(first, first.with_name(f"t{k}"))
+        (copy / "zarr.json").write_bytes(seal(metadata, f"tracks/{CELL}/t{k}/zarr.json"))
     index.rebuild(genostore.open(path).storage)
 
 
