@@ -19,7 +19,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from genostore import local
+from genostore import local, text
 from genostore.errors import CorruptionError, ForkError, StaleError
 from genostore.schema import KEY, ArraySchema, check_node
 from genostore.seal import broken
@@ -387,10 +387,8 @@ def read_column(storage: Storage, path: str, group: Group | None = None) -> NDAr
     array = Array(storage, path, group)
     if array.schema.dtype != "string":
         return array.read()
-    import zarr
-
     try:
-        values = np.asarray(zarr.open_array(storage.path(path), mode="r")[:], dtype=object)
+        values = text.decode(storage.read(f"{path}/{array.schema.key(0)}"), array.schema.shape[0])
     except (OSError, ValueError) as error:
         array.fail(error)
     if checksum(values) != array.attributes["shards"]["crc32c"][0]:
