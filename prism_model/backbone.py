@@ -106,6 +106,7 @@ class Mixer(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = expand * d_model
+        self.scan = scan
         rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * self.channels, bias=False)
         self.directions = nn.ModuleList(
@@ -116,11 +117,43 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, L, d_model)`` along its length."""
-        # Two products instead of one and a split: each half comes out contiguous, for the same work.
-        inner, gate = (F.linear(x, half) for half in self.in_proj.weight.split(self.channels))
-        mixed = [direction(inner, gate) for direction in self.directions]
-        out: Tensor = self.out_proj(mixed[0] if len(mixed) == 1 else mixed[0] + mixed[1])
+        both: Tensor = self.in_proj(x)  # (B, L, 2 * channels): what the directions mix, then their gate
+        if self.scan in ("auto", "cpu") and self.channels % 16 == 0 and both.device.type == "cpu" and both.dtype == torch.float32:
+            mixed = self._compiled(both)
+        else:
+            inner, gate = both.split(self.channels, dim=-1)
+            mixed = torch.stack([direction(inner, gate) for direction in self.directions]).sum(0)
+        out: Tensor = self.out_proj(mixed)
         return out
+
+    def _compiled(self, both: Tensor) -> Tensor:
+        from prism_model import cpu_ops  # numba is imported when it is needed
+
+        directions = self.directions
+        def stack(f):
+            return torch.stack([f(d) for d in directions])
+        return cpu_ops.mix(
+            both,
+            stack(lambda d: d.conv1d.weight[:, 0].t()),
+            stack(lambda d: d.conv1d.bias),
+            stack(lambda d: d.x_proj.weight),
+            stack(lambda d: d.dt_proj.weight.t()),
+            stack(lambda d: d.dt_proj.bias),
+            stack(lambda d: -torch.exp(d.A_log.t())),
+            stack(lambda d: d.D),
+        )[0]
+
+
+class Norm(nn.RMSNorm):
+    """Root mean square normalisation, compiled for float32 on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] % 16 == 0 and self.eps is not None:
+            from prism_model import cpu_ops
+
+            return cpu_ops.rms_norm(x.contiguous(), self.weight, self.eps)
+        return super().forward(x)
 
 
 class Block(nn.Module):
@@ -153,10 +186,10 @@ class Backbone(nn.Module):
     def __init__(self, d_model: int, n_layer: int, *, norm_eps: float = 1e-5, **mixer: int | bool | str) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Block(nn.RMSNorm(d_model, eps=norm_eps), Mixer(d_model, **mixer))  # type: ignore[arg-type]
+            Block(Norm(d_model, eps=norm_eps), Mixer(d_model, **mixer))  # type: ignore[arg-type]
             for _ in range(n_layer)
         )
-        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
+        self.norm = Norm(d_model, eps=norm_eps)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("out_proj.weight"):  # so that the sum of all layers keeps its scale

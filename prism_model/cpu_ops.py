@@ -2,7 +2,8 @@
 
 The scan's forward pass keeps the state at every ``CHUNK``-th position; its backward pass recomputes the states in
 between, chunk by chunk, in a buffer that stays in cache. No tensor of ``(batch, length, channel, state)`` exists.
-The convolution keeps nothing but its input.
+The mixer's core (convolution, projection and scan of every direction) keeps its input, those states and the small
+projections; it convolves once more in the backward pass.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from prism_model.cpu_kernels import CHUNK, LANES
 
 BLOCK = 256
 """Most channels of a task; fewer where there are fewer samples than threads."""
+
+
+def fits(tensor: Tensor) -> bool:
+    """Whether the kernels take the tensor without a copy: float32 on a CPU, whole vectors of channels."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.shape[-1] % LANES == 0
 
 
 def scan(
@@ -52,7 +58,7 @@ def scan(
     bias = u.new_zeros(channels) if delta_bias is None else delta_bias
     u, delta, A, D, bias = (_whole_vectors(t) for t in (u, delta, A.t(), D, bias))
     gate = None if z is None else _whole_vectors(z)
-    out: Tensor = _scan(u, delta, A, B.contiguous(), C.contiguous(), D, gate, bias, delta_softplus, reverse)[0]
+    out: Tensor = _scan(u, delta, torch.cat([B, C], dim=-1), A, D, gate, bias, delta_softplus, reverse)[0]
     return out[..., :channels]
 
 
@@ -69,33 +75,36 @@ def _whole_vectors(tensor: Tensor) -> Tensor:
     return F.pad(tensor, (0, missing)) if missing else tensor.contiguous()
 
 
+# The scan
+
+
 @torch.library.custom_op("prism_model::selective_scan", mutates_args=(), device_types="cpu")
 def _scan(
     u: Tensor,
     delta: Tensor,
+    mixed: Tensor,
     A: Tensor,
-    B: Tensor,
-    C: Tensor,
     D: Tensor,
     z: Tensor | None,
     bias: Tensor,
     softplus: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The scan and the states at the chunks' starts; contiguous float32, ``A`` as ``(N, D)``."""
-    batch, length, channels = u.shape
-    out = torch.empty_like(u)
-    states = u.new_empty(batch, -(-length // CHUNK), A.shape[0], channels)
-    gate = u if z is None else z
-    arguments: list[Tensor | bool] = [u, delta, A, B, C, D, gate, bias, z is not None, softplus, reverse, out, states]
-    _run(cpu_kernels.scan_forward, arguments, _tasks(batch, channels))
+    """The scan and the states at the chunks' starts; contiguous float32, ``A`` as ``(N, D)``, ``mixed`` is B, C."""
+    out, states = torch.empty_like(u), _states(u, A)
+    weight, gate = u.new_empty(0, u.shape[2]), u if z is None else z
+    arguments = [u, delta, mixed, weight, A, D, gate, 0, bias, z is not None, softplus, reverse, False, out, states]
+    _run(cpu_kernels.scan_forward, arguments, _tasks(u.shape[0], u.shape[2]))
     return out, states
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, bias, softplus, reverse):  # type: ignore[no-untyped-def]
-    batch, length, channels = u.shape
-    return torch.empty_like(u), u.new_empty(batch, -(-length // CHUNK), A.shape[0], channels)
+def _(u, delta, mixed, A, D, z, bias, softplus, reverse):  # type: ignore[no-untyped-def]
+    return torch.empty_like(u), _states(u, A)
+
+
+def _states(u: Tensor, A: Tensor) -> Tensor:
+    return u.new_empty(u.shape[0], -(-u.shape[1] // CHUNK), *A.shape[-2:])
 
 
 @torch.library.custom_op("prism_model::selective_scan_backward", mutates_args=(), device_types="cpu")
@@ -103,37 +112,39 @@ def _scan_backward(
     grad: Tensor,
     u: Tensor,
     delta: Tensor,
+    mixed: Tensor,
     A: Tensor,
-    B: Tensor,
-    C: Tensor,
     D: Tensor,
     z: Tensor | None,
     bias: Tensor,
     states: Tensor,
     softplus: bool,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by u, delta, A, B, C, D, z (empty without a gate) and bias."""
-    batch, length, channels = u.shape
-    n_states = A.shape[0]
-    tasks = _tasks(batch, channels)
-    n_blocks = int(tasks[:, 3].max()) + 1
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by u, delta, mixed, A, D, z (empty without a gate) and bias."""
+    weight, gate = u.new_empty(0, u.shape[2]), u if z is None else z
     du, ddelta = torch.empty_like(u), torch.empty_like(u)
     dz = u.new_empty(0, 0, 0) if z is None else torch.empty_like(u)
-    dA = u.new_empty(batch, n_states, channels)
-    dB, dC = (u.new_empty(n_blocks, batch, length, n_states) for _ in "BC")
-    dD, dbias = (u.new_empty(batch, channels) for _ in "Db")
-    gate = u if z is None else z
-    arguments: list[Tensor | bool] = [grad, u, delta, A, B, C, D, gate, bias, z is not None, softplus, reverse, states]
-    _run(cpu_kernels.scan_backward, [*arguments, du, ddelta, dA, dB, dC, dD, dz, dbias], tasks)
-    return du, ddelta, dA.sum(0), dB.sum(0), dC.sum(0), dD.sum(0), dz, dbias.sum(0)
+    arguments = [grad, u, delta, mixed, weight, A, D, gate, 0, bias, z is not None, softplus, reverse, False, states]
+    dmixed, _, dA, dD, dbias = _scan_gradients(arguments, du, ddelta, dz)
+    return du, ddelta, dmixed, dA, dD, dz, dbias
 
 
 @_scan_backward.register_fake
-def _(grad, u, delta, A, B, C, D, z, bias, states, softplus, reverse):  # type: ignore[no-untyped-def]
+def _(grad, u, delta, mixed, A, D, z, bias, states, softplus, reverse):  # type: ignore[no-untyped-def]
     like = torch.empty_like
-    dz = u.new_empty(0, 0, 0) if z is None else like(u)
-    return like(u), like(u), like(A), like(B), like(C), like(D), dz, like(bias)
+    return like(u), like(u), like(mixed), like(A), like(D), u.new_empty(0, 0, 0) if z is None else like(u), like(bias)
+
+
+def _scan_gradients(arguments: list, du: Tensor, ddelta: Tensor, dz: Tensor) -> tuple[Tensor, ...]:
+    """Run the scan backward: fill the three, give those by mixed, weight, A, D and bias."""
+    _, u, _, mixed, weight, A, *_ = arguments
+    batch, _, channels = u.shape
+    tasks = _tasks(batch, channels)
+    dmixed = u.new_empty(int(tasks[:, 3].max()) + 1, *mixed.shape)
+    dweight, dA, dD, dbias = (u.new_empty(batch, *s) for s in (weight.shape, A.shape, (channels,), (channels,)))
+    _run(cpu_kernels.scan_backward, [*arguments, du, ddelta, dmixed, dweight, dA, dD, dz, dbias], tasks)
+    return dmixed[0] if len(dmixed) == 1 else dmixed.sum(0), *(t.sum(0) for t in (dweight, dA, dD, dbias))
 
 
 def _keep_for_scan(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -146,19 +157,25 @@ def _keep_for_scan(ctx, inputs, output):  # type: ignore[no-untyped-def]
 def _differentiate_scan(ctx, grad, _):  # type: ignore[no-untyped-def]
     *tensors, states = ctx.saved_tensors
     results = list(_scan_backward(grad.contiguous(), *tensors, states, *ctx.flags))
-    if tensors[6] is None:
-        results[6] = None
+    if tensors[5] is None:
+        results[5] = None
     return *results, None, None
 
 
 _scan.register_autograd(_differentiate_scan, setup_context=_keep_for_scan)
 
 
+# The causal convolution
+
+
 @torch.library.custom_op("prism_model::causal_convolution", mutates_args=(), device_types="cpu")
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
     """SiLU of the convolution; contiguous float32, ``weight`` as ``(tap, channel)``."""
-    out = torch.empty_like(x)
-    _run(cpu_kernels.convolution_forward, [x, weight, bias, reverse, out], _tasks(x.shape[0], x.shape[2]))
+    return _convolve(x, weight, bias, reverse, torch.empty_like(x))
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool, out: Tensor) -> Tensor:
+    _run(cpu_kernels.convolution_forward, [x, weight, bias, reverse, out], _tasks(out.shape[0], out.shape[2]))
     return out
 
 
@@ -172,17 +189,24 @@ def _convolution_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by x, weight and bias."""
-    batch, _, channels = x.shape
-    dx = torch.zeros_like(x)
-    dweight, dbias = x.new_zeros(batch, *weight.shape), x.new_zeros(batch, channels)
-    arguments: list[Tensor | bool] = [grad, x, weight, bias, reverse, dx, dweight, dbias]
-    _run(cpu_kernels.convolution_backward, arguments, _tasks(batch, channels))
-    return dx, dweight.sum(0), dbias.sum(0)
+    dx = torch.empty_like(x)
+    return dx, *_convolution_gradients(grad, x, weight, bias, reverse, False, dx)
 
 
 @_convolution_backward.register_fake
 def _(grad, x, weight, bias, reverse):  # type: ignore[no-untyped-def]
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _convolution_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool, add: bool, dx: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fill ``dx``, or add to it; give the gradients by weight and bias."""
+    batch, _, channels = grad.shape
+    dweight, dbias = grad.new_empty(batch, *weight.shape), grad.new_empty(batch, channels)
+    arguments = [grad, x, weight, bias, reverse, add, dx, dweight, dbias]
+    _run(cpu_kernels.convolution_backward, arguments, _tasks(batch, channels))
+    return dweight.sum(0), dbias.sum(0)
 
 
 def _keep_for_convolution(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -197,6 +221,171 @@ def _differentiate_convolution(ctx, grad):  # type: ignore[no-untyped-def]
 _convolution.register_autograd(_differentiate_convolution, setup_context=_keep_for_convolution)
 
 
+# The mixer's core
+
+
+@torch.library.custom_op("prism_model::mix", mutates_args=(), device_types="cpu")
+def mix(
+    x: Tensor,
+    taps: Tensor,
+    tap_bias: Tensor,
+    project: Tensor,
+    steps: Tensor,
+    step_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve, project and scan in every direction, and sum the directions up.
+
+    Parameters
+    ----------
+    x
+        Inner half and gate side by side, ``(B, L, 2 * channels)``; contiguous float32, as everything else.
+    taps, tap_bias
+        Of the convolutions, ``(direction, tap, channel)`` and ``(direction, channel)``.
+    project
+        Onto step, B and C, ``(direction, rank + 2 * state, channel)``.
+    steps, step_bias
+        From step to step sizes, ``(direction, rank, channel)`` and ``(direction, channel)``.
+    A, D
+        ``(direction, state, channel)`` and ``(direction, channel)``. The second direction reads backwards.
+
+    Returns
+    -------
+    tuple
+        The mixed sequence ``(B, L, channels)``; what the backward pass needs: projections and states.
+    """
+    batch, length, channels = x.shape[0], x.shape[1], taps.shape[2]
+    out, u = (x.new_empty(batch, length, channels) for _ in range(2))
+    mixed, states = _kept(x, project, A)
+    tasks = _tasks(batch, channels)
+    with torch.autocast("cpu", enabled=False):
+        for k in range(len(taps)):
+            _convolve(x, taps[k], tap_bias[k], k == 1, u)
+            torch.mm(u.flatten(0, 1), project[k].t(), out=mixed[k].flatten(0, 1))
+            arguments = [u, u, mixed[k], steps[k], A[k], D[k], x, channels, step_bias[k], True, True, k == 1, k == 1]
+            _run(cpu_kernels.scan_forward, [*arguments, out, states[k]], tasks)
+    return out, mixed, states
+
+
+@mix.register_fake
+def _(x, taps, tap_bias, project, steps, step_bias, A, D):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape[0], x.shape[1], taps.shape[2]), *_kept(x, project, A)
+
+
+def _kept(x: Tensor, project: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for the projections and the states of all directions."""
+    batch, length = x.shape[:2]
+    n_directions, n_states, channels = A.shape
+    mixed = x.new_empty(n_directions, batch, length, project.shape[1])
+    return mixed, x.new_empty(n_directions, batch, -(-length // CHUNK), n_states, channels)
+
+
+@torch.library.custom_op("prism_model::mix_backward", mutates_args=(), device_types="cpu")
+def _mix_backward(
+    grad: Tensor,
+    x: Tensor,
+    taps: Tensor,
+    tap_bias: Tensor,
+    project: Tensor,
+    steps: Tensor,
+    step_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    mixed: Tensor,
+    states: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by the arguments of :func:`mix`."""
+    channels = taps.shape[2]
+    u, du, dx = torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(x)
+    results = [torch.empty_like(t) for t in (taps, tap_bias, project, steps, step_bias, A, D)]
+    with torch.autocast("cpu", enabled=False):
+        for k in range(len(taps)):
+            _convolve(x, taps[k], tap_bias[k], k == 1, u)
+            arguments = [grad, u, u, mixed[k], steps[k], A[k], D[k], x, channels, step_bias[k]]
+            gradients = _scan_gradients([*arguments, True, True, k == 1, k == 1, states[k]], du, du, dx)
+            dmixed = gradients[0].flatten(0, 1)
+            dproject = dmixed.t() @ u.flatten(0, 1)
+            du.flatten(0, 1).addmm_(dmixed, project[k])
+            dtaps = _convolution_gradients(du, x, taps[k], tap_bias[k], k == 1, k == 1, dx)
+            dsteps, dA, dD, dbias = gradients[1:]
+            for result, value in zip(results, (*dtaps, dproject, dsteps, dbias, dA, dD), strict=True):
+                result[k] = value
+    return dx, *results
+
+
+@_mix_backward.register_fake
+def _(grad, *inputs):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t) for t in inputs[:8])
+
+
+def _keep_for_mix(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate_mix(ctx, grad, *_):  # type: ignore[no-untyped-def]
+    return _mix_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+mix.register_autograd(_differentiate_mix, setup_context=_keep_for_mix)
+
+
+# The normalisation
+
+
+@torch.library.custom_op("prism_model::rms_norm", mutates_args=(), device_types="cpu")
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root mean square normalisation of the last dimension; contiguous float32."""
+    out = torch.empty_like(x)
+    rows, width = x.numel() // x.shape[-1], x.shape[-1]
+    _run(cpu_kernels.rms_norm_forward, [x.view(rows, width), weight, eps, out.view(rows, width)], _rows(rows))
+    return out
+
+
+@rms_norm.register_fake
+def _(x, weight, eps):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("prism_model::rms_norm_backward", mutates_args=(), device_types="cpu")
+def _rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Gradients by x and weight."""
+    dx = torch.empty_like(x)
+    rows, width = x.numel() // x.shape[-1], x.shape[-1]
+    blocks = _rows(rows)
+    dweight = x.new_empty(len(blocks), width)
+    matrices = [t.view(rows, width) for t in (grad, x)]
+    _run(cpu_kernels.rms_norm_backward, [*matrices, weight, eps, dx.view(rows, width), dweight], blocks)
+    return dx, dweight.sum(0)
+
+
+@_rms_norm_backward.register_fake
+def _(grad, x, weight, eps):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _keep_for_rms_norm(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs[:2])
+    ctx.eps = inputs[2]
+
+
+def _differentiate_rms_norm(ctx, grad):  # type: ignore[no-untyped-def]
+    return *_rms_norm_backward(grad.contiguous(), *ctx.saved_tensors, ctx.eps), None
+
+
+rms_norm.register_autograd(_differentiate_rms_norm, setup_context=_keep_for_rms_norm)
+
+
+# Sharing work out
+
+
+def _rows(n: int) -> np.ndarray:
+    """Rows (first, last, block): the same blocks for any number of threads."""
+    edges = np.append(np.arange(0, n, 1_024), n)
+    return np.stack([edges[:-1], edges[1:], np.arange(len(edges) - 1)], axis=1)
+
+
 def _tasks(batch: int, channels: int) -> np.ndarray:
     """Rows (sample, first channel, last channel, block), enough of them for all threads."""
     if channels % LANES:  # the kernels would read past the end
@@ -209,7 +398,7 @@ def _tasks(batch: int, channels: int) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
-def _run(kernel: Callable[..., None], arguments: Sequence[Tensor | bool], tasks: np.ndarray) -> None:
+def _run(kernel: Callable[..., None], arguments: Sequence[Tensor | bool | float], tasks: np.ndarray) -> None:
     """Share the tasks out among as many threads as torch uses; the kernels release the GIL.
 
     Not numba's own parallel loops: their default layer aborts the process when two threads enter it at once, as a
