@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prism_model.convolution import causal_convolution
-from prism_model.scan import selective_scan
+from prism_model.scan import compiled, selective_scan
 
 
 class Direction(nn.Module):
@@ -118,48 +118,56 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, L, d_model)`` along its length."""
         both: Tensor = self.in_proj(x)  # (B, L, 2 * channels): what the directions mix, then their gate
-        if self.scan in ("auto", "cpu") and self.channels % 16 == 0 and both.device.type == "cpu" and both.dtype == torch.float32:
-            mixed = self._compiled(both)
+        if compiled(self.scan, both, self.channels):
+            mixed = self._mix_compiled(both)
         else:
             inner, gate = both.split(self.channels, dim=-1)
-            mixed = torch.stack([direction(inner, gate) for direction in self.directions]).sum(0)
+            parts = [direction(inner, gate) for direction in self.directions]
+            mixed = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         out: Tensor = self.out_proj(mixed)
         return out
 
-    def _compiled(self, both: Tensor) -> Tensor:
-        from prism_model import cpu_ops  # numba is imported when it is needed
+    def _mix_compiled(self, both: Tensor) -> Tensor:
+        """All directions in one operator, which keeps less than their parts would."""
+        from prism_model import cpu_ops
 
-        directions = self.directions
-        def stack(f):
-            return torch.stack([f(d) for d in directions])
-        return cpu_ops.mix(
-            both,
-            stack(lambda d: d.conv1d.weight[:, 0].t()),
-            stack(lambda d: d.conv1d.bias),
-            stack(lambda d: d.x_proj.weight),
-            stack(lambda d: d.dt_proj.weight.t()),
-            stack(lambda d: d.dt_proj.bias),
-            stack(lambda d: -torch.exp(d.A_log.t())),
-            stack(lambda d: d.D),
-        )[0]
+        directions = [
+            (
+                d.conv1d.weight[:, 0].t(),
+                d.conv1d.bias,
+                d.x_proj.weight,
+                d.dt_proj.weight.t(),
+                d.dt_proj.bias,
+                -torch.exp(d.A_log.t()),
+                d.D,
+            )
+            for d in self.directions
+        ]
+        out: Tensor = cpu_ops.mix(both, *(torch.stack(each) for each in zip(*directions, strict=True)))[0]
+        return out
 
 
 class Norm(nn.RMSNorm):
-    """Root mean square normalisation, compiled for float32 on a CPU."""
+    """Root mean square normalisation, compiled for float32 on a CPU unless the scan is to be another."""
+
+    def __init__(self, width: int, *, eps: float, scan: str) -> None:
+        super().__init__(width, eps=eps)
+        self.scan = scan
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] % 16 == 0 and self.eps is not None:
-            from prism_model import cpu_ops
+        if not compiled(self.scan, x, x.shape[-1]):
+            return super().forward(x)
+        from prism_model import cpu_ops
 
-            return cpu_ops.rms_norm(x.contiguous(), self.weight, self.eps)
-        return super().forward(x)
+        out: Tensor = cpu_ops.rms_norm(x.contiguous(), self.weight, self.eps)
+        return out
 
 
 class Block(nn.Module):
     """Normalise, mix: what one layer adds to the residual stream."""
 
-    def __init__(self, norm: nn.RMSNorm, mixer: Mixer) -> None:
+    def __init__(self, norm: Norm, mixer: Mixer) -> None:
         super().__init__()
         self.norm = norm
         self.mixer = mixer
@@ -179,17 +187,21 @@ class Backbone(nn.Module):
         Width and depth.
     norm_eps
         Epsilon of the RMS normalisations.
+    scan
+        Backend of the scan.
     **mixer
-        Arguments of :class:`Mixer`.
+        Other arguments of :class:`Mixer`.
     """
 
-    def __init__(self, d_model: int, n_layer: int, *, norm_eps: float = 1e-5, **mixer: int | bool | str) -> None:
+    def __init__(
+        self, d_model: int, n_layer: int, *, norm_eps: float = 1e-5, scan: str = "auto", **mixer: int | bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Block(Norm(d_model, eps=norm_eps), Mixer(d_model, **mixer))  # type: ignore[arg-type]
+            Block(Norm(d_model, eps=norm_eps, scan=scan), Mixer(d_model, scan=scan, **mixer))  # type: ignore[arg-type]
             for _ in range(n_layer)
         )
-        self.norm = Norm(d_model, eps=norm_eps)
+        self.norm = Norm(d_model, eps=norm_eps, scan=scan)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("out_proj.weight"):  # so that the sum of all layers keeps its scale

@@ -25,11 +25,6 @@ BLOCK = 256
 """Most channels of a task; fewer where there are fewer samples than threads."""
 
 
-def fits(tensor: Tensor) -> bool:
-    """Whether the kernels take the tensor without a copy: float32 on a CPU, whole vectors of channels."""
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.shape[-1] % LANES == 0
-
-
 def scan(
     u: Tensor,
     delta: Tensor,

@@ -114,6 +114,15 @@ def choose(u: Tensor) -> str:
     return "cpu" if u.device.type == "cpu" and u.dtype != torch.float64 else "chunked"
 
 
+def compiled(backend: str, x: Tensor, channels: int) -> bool:
+    """Whether the operators for processors around the scan (:mod:`prism_model.cpu_ops`) take this input as it is."""
+    if backend not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    from prism_model.cpu_kernels import LANES  # numba is imported when it is needed
+
+    return channels % LANES == 0
+
+
 def reference(
     u: Tensor,
     delta: Tensor,

@@ -140,13 +140,19 @@ def test_threads_share_the_work_without_changing_it() -> None:
 def test_operators_pass_opcheck() -> None:
     from prism_model import cpu_ops
 
-    given = arguments((2, 20, 16, 3))
-    tensors = [given[k] for k in ("u", "delta")] + [given["A"].detach().t().contiguous().requires_grad_()]
-    tensors += [given[k] for k in ("B", "C", "D", "z", "delta_bias")]
-    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(cpu_ops._scan, (*tensors, True, False), test_utils=tests)
-    weight = torch.randn(4, 16, requires_grad=True)
-    torch.library.opcheck(cpu_ops._convolution, (given["u"], weight, given["D"], True), test_utils=tests)
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape).requires_grad_()
+
+    u, delta, z = (normal(2, 40, 32) for _ in range(3))
+    A, D, bias = (-torch.rand(3, 32)).requires_grad_(), normal(32), normal(32)
+    torch.library.opcheck(cpu_ops._scan, (u, delta, normal(2, 40, 6), A, D, z, bias, True, False), test_utils=tests)
+    torch.library.opcheck(cpu_ops._convolution, (u, normal(4, 32), bias, True), test_utils=tests)
+    torch.library.opcheck(cpu_ops.rms_norm, (u, bias, 1e-5), test_utils=tests)
+    directions = [normal(2, *shape) for shape in ((4, 32), (32,), (8, 32), (2, 32), (32,))]
+    A = (-torch.rand(2, 3, 32)).requires_grad_()
+    torch.library.opcheck(cpu_ops.mix, (normal(2, 40, 64), *directions, A, normal(2, 32)), test_utils=tests)
 
 
 def test_autocast_keeps_the_scan_in_float32() -> None:
