@@ -58,6 +58,14 @@ class Direction(nn.Module):
             step = torch.exp(torch.rand(channels) * (high - low) + low).clamp(min=1e-4)
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus gives the step back
 
+    def weights(self) -> tuple[Tensor, ...]:
+        """What the direction is made of, channels last, as :func:`prism_model.cpu_ops.mix` takes it."""
+        convolution, step = self.conv1d, self.dt_proj
+        assert convolution.bias is not None
+        taps = convolution.weight[:, 0].t()
+        A = -torch.exp(self.A_log.t())
+        return taps, convolution.bias, self.x_proj.weight, step.weight.t(), step.bias, A, self.D
+
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Mix along the sequence.
 
@@ -131,19 +139,8 @@ class Mixer(nn.Module):
         """All directions in one operator, which keeps less than their parts would."""
         from prism_model import cpu_ops
 
-        directions = [
-            (
-                d.conv1d.weight[:, 0].t(),
-                d.conv1d.bias,
-                d.x_proj.weight,
-                d.dt_proj.weight.t(),
-                d.dt_proj.bias,
-                -torch.exp(d.A_log.t()),
-                d.D,
-            )
-            for d in self.directions
-        ]
-        out: Tensor = cpu_ops.mix(both, *(torch.stack(each) for each in zip(*directions, strict=True)))[0]
+        weights = [direction.weights() for direction in self.directions if isinstance(direction, Direction)]
+        out: Tensor = cpu_ops.mix(both, *(torch.stack(each) for each in zip(*weights, strict=True)))[0]
         return out
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +132,7 @@ def _(grad, u, delta, mixed, A, D, z, bias, states, softplus, reverse):  # type:
     return like(u), like(u), like(mixed), like(A), like(D), u.new_empty(0, 0, 0) if z is None else like(u), like(bias)
 
 
-def _scan_gradients(arguments: list, du: Tensor, ddelta: Tensor, dz: Tensor) -> tuple[Tensor, ...]:
+def _scan_gradients(arguments: Sequence[Any], du: Tensor, ddelta: Tensor, dz: Tensor) -> tuple[Tensor, ...]:
     """Run the scan backward: fill the three, give those by mixed, weight, A, D and bias."""
     _, u, _, mixed, weight, A, *_ = arguments
     batch, _, channels = u.shape
@@ -293,7 +294,7 @@ def _mix_backward(
     """Gradients by the arguments of :func:`mix`."""
     channels = taps.shape[2]
     u, du, dx = torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(x)
-    results = [torch.empty_like(t) for t in (taps, tap_bias, project, steps, step_bias, A, D)]
+    results = tuple(torch.empty_like(t) for t in (taps, tap_bias, project, steps, step_bias, A, D))
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
             _convolve(x, taps[k], tap_bias[k], k == 1, u)
@@ -306,7 +307,7 @@ def _mix_backward(
             dsteps, dA, dD, dbias = gradients[1:]
             for result, value in zip(results, (*dtaps, dproject, dsteps, dbias, dA, dD), strict=True):
                 result[k] = value
-    return dx, *results
+    return dx, *results  # type: ignore[return-value]
 
 
 @_mix_backward.register_fake
@@ -393,7 +394,7 @@ def _tasks(batch: int, channels: int) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
-def _run(kernel: Callable[..., None], arguments: Sequence[Tensor | bool | float], tasks: np.ndarray) -> None:
+def _run(kernel: Callable[..., None], arguments: Sequence[Any], tasks: np.ndarray) -> None:
     """Share the tasks out among as many threads as torch uses; the kernels release the GIL.
 
     Not numba's own parallel loops: their default layer aborts the process when two threads enter it at once, as a
