@@ -19,9 +19,11 @@ from genostore.errors import NotFoundError, QueryError, nearest
 from genostore.loader import budget
 from genostore.loader.ahead import ahead
 from genostore.loader.finish import Finish, Missing
+from genostore.loader.resident import OnDevice
 from genostore.loader.send import Numbered, Sender, split, tensors
 from genostore.loader.transforms import parse
 from genostore.order import Ints, Order
+from genostore.resident import Resident, ResidentDtype
 
 if TYPE_CHECKING:
     from genostore.loader.workers import Workers
@@ -67,7 +69,12 @@ class Loader(IterableDataset[Batch]):
     block, buffer
         For ``shuffle="blocks"``: samples a block and blocks shuffled together; see :class:`genostore.order.Order`.
     device
-        Where the tensors go.
+        Where the tensors go; the processor by default, the GPU with ``resident="cuda"``.
+    resident
+        Hold the tracks (and sequence, contacts, features, target) in memory and cut windows out of them: ``"ram"``,
+        one copy for all processes of the machine; ``"cuda"``, on ``device``.
+    resident_dtype
+        In which tracks are held: ``"float32"``, or ``"float16"`` or ``"bfloat16"``, which round. Batches are float32.
     sequence
         ``"onehot"``: (B, W, 4) float32 made on the device from codes; ``"codes"``: (B, W) uint8.
     transform
@@ -100,7 +107,8 @@ class Loader(IterableDataset[Batch]):
     Raises
     ------
     QueryError
-        For options that contradict each other, a device that is not there, or a budget too small for one batch.
+        For options that contradict each other, a device that is not there, a budget too small for one batch, or
+        data too large to be resident.
     """
 
     def __init__(
@@ -112,7 +120,9 @@ class Loader(IterableDataset[Batch]):
         seed: int = 0,
         block: int | None = None,
         buffer: int | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
+        resident: Literal["ram", "cuda"] | None = None,
+        resident_dtype: ResidentDtype = "float32",
         sequence: Literal["onehot", "codes"] = "onehot",
         transform: str | Mapping[str, Any] | Sequence[Any] | None = None,
         missing: Missing = "zero",
@@ -130,6 +140,7 @@ class Loader(IterableDataset[Batch]):
             ("sequence", sequence, ("onehot", "codes")),
             ("missing", missing, ("zero", "mask", "nan", "error")),
             ("reverse_complement", reverse_complement, (None, "random", "always")),
+            ("resident", resident, (None, "ram", "cuda")),
         ):
             if value not in allowed:
                 raise QueryError(f"{name} is {value!r}; it is one of {', '.join(map(repr, allowed))}")
@@ -141,14 +152,16 @@ class Loader(IterableDataset[Batch]):
             raise QueryError("expand_contacts wants profiles: query windows(contacts=Contacts(assay, kind='profile'))")
         rank, world = _place(rank, world)
         self.windows: Windows = windows
-        self.source: Source = windows
         blocks = {k: v for k, v in (("block", block), ("buffer", buffer)) if v is not None}
         self.order = Order(len(windows), batch_size, shuffle, seed, drop_last, rank, world, **blocks)
-        self.device = find_device(device)
+        self.device = find_device(device or ("cuda" if resident == "cuda" else "cpu"))
+        if resident == "cuda" and self.device.type != "cuda":
+            raise QueryError(f"resident='cuda' holds the data on a GPU, and device is {device!r}; leave device out")
         self.reverse_complement = reverse_complement
         self.weights = None if weights is None else _weights(windows, weights)
         onehot = sequence == "onehot"
         self.finish = Finish(windows, onehot, missing, parse(windows, transform), expand_contacts)
+        turned = reverse_complement is not None or windows.query.orient == "gene"
         self.budget = budget.plan(
             memory,
             budget.sizes(
@@ -156,7 +169,7 @@ class Loader(IterableDataset[Batch]):
                 onehot=onehot,
                 mask=missing == "mask",
                 expand=expand_contacts,
-                turned=reverse_complement is not None or windows.query.orient == "gene",
+                turned=turned,
                 cuda=self.device.type == "cuda",
             ),
             batch_size,
@@ -165,6 +178,11 @@ class Loader(IterableDataset[Batch]):
             together=min(self.order.load, max(1, len(self.order))),
             batches=len(self.order),
         )
+        self.source: Source = windows
+        if resident == "ram":
+            self.source = Resident(windows, resident_dtype)
+        elif resident == "cuda":
+            self.source = OnDevice(windows, self.device, resident_dtype, turned)
         self.epoch = 0
         self.yielded = 0
         self._begun = False  # whether the pass of ``epoch`` was
@@ -271,7 +289,7 @@ class Loader(IterableDataset[Batch]):
             flip = self.order.flips(epoch)
         this = Pass(epoch, self.order.epoch(epoch), self.order.shifts(epoch, self.windows.query.jitter), flip)
         self.finish.to(self.device)
-        send = Sender(self.device, self.finish)
+        send = Sender(self.device, self._prepare)
         with closing(self._batches(this, numbers)) as batches, closing(send(batches)) as sent:
             for number, batch in sent:
                 if worker is None:
@@ -286,6 +304,10 @@ class Loader(IterableDataset[Batch]):
             for load, batch in zip(loads, results, strict=True):
                 sizes = [len(self.order.batch(this.order, number)) for number in load]
                 yield from zip(load, split(batch, sizes), strict=True)
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """Make a batch that was sent to the device what a model takes."""
+        return self.finish(self.source.fill(batch) if isinstance(self.source, OnDevice) else batch)
 
     def _read(self, this: Pass, load: list[int]) -> Batch:
         index = np.concatenate([self.order.batch(this.order, number) for number in load])
