@@ -266,7 +266,7 @@ class Array:
         return blocks[self.present[blocks]]
 
     def submit_spans(self, spans: Spans, out: NDArray[Any], batch: ts.Batch) -> Iterator[Part]:
-        """Ask for spans of a one-dimensional array, as part of a batch; empty shards are left out."""
+        """Ask for spans of a one-dimensional array, as part of a batch; what lies in empty shards is filled."""
         handle, shard = self.handle, self.schema.block[0]
         first, last = spans.start // shard, (spans.stop - 1) // shard
         for row, start, stop, column, a, b in zip(
@@ -279,10 +279,12 @@ class Array:
             strict=True,
         ):
             for block in range(a, b + 1):
+                lo, hi = max(start, block * shard), min(stop, (block + 1) * shard)
+                into = out[row, column + lo - start : column + hi - start]
                 if self.present[block]:
-                    lo, hi = max(start, block * shard), min(stop, (block + 1) * shard)
-                    into = out[row, column + lo - start : column + hi - start]
                     yield into, handle[lo:hi].read(batch=batch)
+                else:
+                    into[...] = self.schema.fill
 
     def check_fresh(self) -> None:
         """Check, after a read, that the array is still the one that was opened.
@@ -316,7 +318,7 @@ class Array:
 class Reads:
     """A batch of reads of any arrays: each chunk is fetched and decoded once.
 
-    Use it as a context; outputs are filled when it closes. They come filled with what stands for no data.
+    Use it as a context; what was asked for is there when it closes.
 
     Raises
     ------
@@ -334,20 +336,23 @@ class Reads:
         return self
 
     def block(self, array: Array, where: Sequence[slice], out: NDArray[Any]) -> None:
-        """Read a block of an array into ``out``."""
+        """Read a block of an array into ``out``, which comes filled with what stands for no data."""
         self._pending.append((array, list(array.submit_block(where, out, self._batch))))
 
     def spans(self, array: Array, spans: Spans, out: NDArray[Any]) -> None:
-        """Read spans of a one-dimensional array into the rows of ``out``, each of which is contiguous."""
-        if array.shards is not None:
-            try:
-                tasks = array.shards.read(spans.pieces(array.shards.chunk), array.present, out)
-            except ValueError as error:
-                array.fail(error)
-            self._local += [(array, task) for task in tasks]
-            self._pending.append((array, []))
+        """Read spans of a one-dimensional array into the rows of ``out``, each of which is contiguous.
+
+        Every span is set, where its shard holds no data to the fill value; the rest of ``out`` is left alone.
+        """
+        if array.shards is None or out.dtype != array.dtype:  # assigning a part converts it
+            self._pending.append((array, list(array.submit_spans(spans, out, self._batch))))
             return
-        self._pending.append((array, list(array.submit_spans(spans, out, self._batch))))
+        try:
+            tasks = array.shards.read(spans.pieces(array.shards.chunk), array.present, out)
+        except ValueError as error:
+            array.fail(error)
+        self._local += [(array, task) for task in tasks]
+        self._pending.append((array, []))
 
     def tasks(self, array: Array, tasks: list[Callable[[], None]]) -> None:
         """Read by the tasks of a lean path of the array's own."""

@@ -2,87 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-_WORD = ir.IntType(64)
+from genostore.machine import call4, call5, copy32, crc32c, fill32, load8, load32, store8, word
+from genostore.zstd import PADDING, UNSUPPORTED, decode, workspace
+
+ABSENT = -1  # where a chunk lies that should be there and is not
+SILENT = -2  # where a chunk lies whose whole shard holds no data
+
+_READ_AT_ONCE = 1 << 17  # bytes of neighbouring chunks
 
 
-def _caller(n: int) -> Any:
-    """Make a compiled function that calls the C function at an address with n words and gives a word."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_WORD, [_WORD] * n)
-        function = builder.inttoptr(arguments[0], kind.as_pointer())
-        return builder.call(function, [builder.extract_value(arguments[1], i) for i in range(n)])
-
-    @intrinsic
-    def call(typing: Any, address: Any, words: Any) -> Any:
-        return types.int64(types.int64, types.UniTuple(types.int64, n)), codegen
-
-    return call
+@numba.njit(cache=True, nogil=True, inline="always")
+def _copy(to: int, source: int, n: int) -> None:
+    end = to + n
+    while to + 32 <= end:
+        copy32(to, source)
+        to += 32
+        source += 32
+    while to < end:
+        store8(to, load8(source))
+        to += 1
+        source += 1
 
 
-_call4, _call5 = _caller(4), _caller(5)
-
-
-@intrinsic
-def _pointer(typing: Any, address: Any) -> Any:
-    """Take an integer for the address of bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.uint8)(types.int64), codegen
-
-
-def crc_table() -> NDArray[np.uint32]:
-    """Tables of CRC-32C (polynomial 0x1EDC6F41, reflected) for eight bytes at a time, ``(8, 256)`` uint32."""
-    table = np.zeros((8, 256), dtype=np.uint32)
-    for byte in range(256):
-        value = byte
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        table[0, byte] = value
-    for slice_ in range(1, 8):
-        previous = table[slice_ - 1]
-        table[slice_] = table[0, previous & 0xFF] ^ (previous >> 8)
-    return table
-
-
-@numba.njit(cache=True, nogil=True)
-def crc32c(data: NDArray[np.uint8], n: int, table: NDArray[np.uint32]) -> np.uint32:
-    """CRC-32C of the first ``n`` bytes, eight at a time."""
-    crc = np.uint32(0xFFFFFFFF)
-    i = 0
-    while i + 8 <= n:
-        low = crc ^ (
-            np.uint32(data[i])
-            | np.uint32(data[i + 1]) << np.uint32(8)
-            | np.uint32(data[i + 2]) << np.uint32(16)
-            | np.uint32(data[i + 3]) << np.uint32(24)
-        )
-        crc = (
-            table[7, low & np.uint32(0xFF)]
-            ^ table[6, (low >> np.uint32(8)) & np.uint32(0xFF)]
-            ^ table[5, (low >> np.uint32(16)) & np.uint32(0xFF)]
-            ^ table[4, low >> np.uint32(24)]
-            ^ table[3, data[i + 4]]
-            ^ table[2, data[i + 5]]
-            ^ table[1, data[i + 6]]
-            ^ table[0, data[i + 7]]
-        )
-        i += 8
-    while i < n:
-        crc = table[0, (crc ^ np.uint32(data[i])) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
-        i += 1
-    return crc ^ np.uint32(0xFFFFFFFF)
+@numba.njit(cache=True, nogil=True, inline="always")
+def _fill(to: int, pattern: int, n: int) -> None:
+    """Fill n bytes with a pattern of eight over and over."""
+    end = to + n
+    while to + 32 <= end:
+        fill32(to, pattern)
+        to += 32
+    while to < end:
+        store8(to, pattern)
+        pattern = (pattern >> 8) & 0xFFFFFFFFFFFFFF | (pattern & 255) << 56
+        to += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -100,59 +56,80 @@ def gather(
     itemsize: int,
     out: int,
     stride: int,
-    table: NDArray[np.uint32],
+    fill: int,
 ) -> int:
-    """Read, check, decode and copy pieces that are sorted by chunk.
+    """Read, check, decode and place pieces that are sorted by chunk.
 
     Parameters
     ----------
     pread, decompress, decoder
-        Addresses of the C functions and of zstd's state.
+        Addresses of the C functions and of the state of the zstd library, for the frames that ours does not take.
     chunk, low, high, row, column
         ``(n,)``, as of :class:`genostore.local.Pieces`.
     where
-        ``(n, 3)`` descriptor, offset and length of the stored chunk, its checksum included.
+        ``(n, 3)`` descriptor, offset and length of the stored chunk, its checksum included; or an offset of ``ABSENT``
+        or ``SILENT``.
     chunk_bytes, itemsize
         Of a decoded chunk and of a value.
     out, stride
         Address of the output and bytes from row to row.
-    table
-        Of :func:`crc_table`.
+    fill
+        Eight bytes of the value that stands for no data, repeated.
 
     Returns
     -------
     int
         -1, or the number of the first piece whose chunk is absent or damaged.
     """
-    stored = np.empty(1 << 16, dtype=np.uint8)
+    # An honest chunk is never much larger than what it decodes to.
+    greatest = 2 * chunk_bytes + 1024
+    room = max(_READ_AT_ONCE, greatest)
+    stored = np.empty(room + 2 * PADDING, dtype=np.uint8)
     scratch = np.empty(chunk_bytes, dtype=np.uint8)
-    decoded = np.int64(-1)
-    for i in range(chunk.size):
-        if chunk[i] != decoded:
-            descriptor, offset, length = where[i, 0], where[i, 1], where[i, 2]
-            if offset < 0 or length < 4:
+    work = workspace(chunk_bytes)
+    buffer, decoded = word(stored.ctypes.data) + PADDING, word(scratch.ctypes.data)
+    n, i = chunk.size, 0
+    file, begin, end = word(-1), word(0), word(0)  # what of which file the buffer holds
+    while i < n:
+        after, last = i + 1, high[i]
+        while after < n and chunk[after] == chunk[i]:
+            last = max(last, high[after])
+            after += 1
+        offset, length = where[i, 1], where[i, 2]
+        if offset == SILENT:
+            for k in range(i, after):
+                _fill(out + row[k] * stride + column[k] * itemsize, fill, (high[k] - low[k]) * itemsize)
+            i = after
+            continue
+        if offset < 0 or length < 4 or length > greatest:
+            return i
+        if where[i, 0] != file or offset < begin or offset + length > end:
+            # Read on as long as the chunks wanted are neighbours.
+            file, begin, end = where[i, 0], offset, offset + length
+            k = after
+            while k < n and where[k, 0] == file:
+                if where[k, 1] == end and where[k, 2] >= 4 and where[k, 1] + where[k, 2] - begin <= room:
+                    end = where[k, 1] + where[k, 2]
+                elif where[k, 1] + where[k, 2] != end:
+                    break
+                k += 1
+            if call4(pread, (file, buffer, end - begin, begin)) != end - begin:
                 return i
-            if length > stored.size:
-                # An honest chunk is never much larger than what it decodes to.
-                if length > 2 * chunk_bytes + 1024:
-                    return i
-                stored = np.empty(length, dtype=np.uint8)
-            if _call4(pread, (descriptor, stored.ctypes.data, length, offset)) != length:
-                return i
-            n = length - 4
-            expected = (
-                np.uint32(stored[n])
-                | np.uint32(stored[n + 1]) << np.uint32(8)
-                | np.uint32(stored[n + 2]) << np.uint32(16)
-                | np.uint32(stored[n + 3]) << np.uint32(24)
-            )
-            if crc32c(stored, n, table) != expected:
-                return i
-            # zstd writes no more than it is allowed to, and says how much it wrote.
-            if _call5(decompress, (decoder, scratch.ctypes.data, chunk_bytes, stored.ctypes.data, n)) != chunk_bytes:
-                return i
-            decoded = chunk[i]
-        size = (high[i] - low[i]) * itemsize
-        target = numba.carray(_pointer(out + row[i] * stride + column[i] * itemsize), (size,), np.uint8)
-        target[:] = scratch[low[i] * itemsize : high[i] * itemsize]
+        frame = buffer + offset - begin
+        if crc32c(frame, length - 4) != load32(frame + length - 4):
+            return i
+        whole = after == i + 1 and low[i] == 0 and last * itemsize == chunk_bytes
+        to = out + row[i] * stride + column[i] * itemsize if whole else decoded
+        done = word(UNSUPPORTED)
+        if itemsize > 1:  # bases are no runs, and the library decodes them faster
+            done = decode(frame, length - 4, to, chunk_bytes, last * itemsize, work)
+        if done == UNSUPPORTED and call5(decompress, (decoder, to, chunk_bytes, frame, length - 4)) == chunk_bytes:
+            done = 0
+        if done != 0:
+            return i
+        if not whole:
+            for k in range(i, after):
+                target = out + row[k] * stride + column[k] * itemsize
+                _copy(target, decoded + low[k] * itemsize, (high[k] - low[k]) * itemsize)
+        i = after
     return -1

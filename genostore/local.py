@@ -13,7 +13,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genostore.schema import ArraySchema
+
+ABSENT, SILENT = -1, -2  # as in genostore.kernels, which is not imported before it is needed
 
 Ints = NDArray[np.int64]
 _MAX_INDEXES = 4_096  # shards whose index is kept, of all arrays: 16 KiB each
@@ -154,6 +156,9 @@ class LocalShards:
         self.dtype = np.dtype(schema.dtype)
         self.chunk = schema.chunk[0]
         self.per_shard = schema.block[0] // self.chunk
+        self._fill = int.from_bytes(
+            np.full(8 // self.dtype.itemsize, schema.fill, self.dtype).tobytes(), "little", signed=True
+        )
 
     @staticmethod
     def supports(schema: ArraySchema) -> bool:
@@ -172,7 +177,7 @@ class LocalShards:
         pieces
             Cut at this array's chunks.
         present
-            By number of shard, whether it holds data; of others nothing is written to ``out``.
+            By number of shard, whether it holds data; what lies in others becomes the fill value.
         out
             ``(row, column)``, each row contiguous.
 
@@ -182,19 +187,20 @@ class LocalShards:
             To be called, in any order and in parallel; each raises ValueError where bytes are absent or do not
             match their checksum.
         """
-        if not present.all():
-            pieces = pieces.keep(present[pieces.chunk // self.per_shard])
         if not len(pieces):
             return []
         parts = pieces.split(min(threads(), max(1, len(pieces) // _CHUNKS_A_THREAD)))
-        return [partial(self._gather, part, out) for part in parts]
+        return [partial(self._gather, part, present, out) for part in parts]
 
-    def _gather(self, pieces: Pieces, out: NDArray[Any]) -> None:
+    def _gather(self, pieces: Pieces, present: NDArray[np.bool_], out: NDArray[Any]) -> None:
         shard, number = np.divmod(pieces.chunk, self.per_shard)
         where = np.empty((len(pieces), 3), dtype=np.int64)  # descriptor, offset, length
         held = []  # keeps the files open
         edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(pieces)]
         for a, b in pairwise(edges):
+            if not present[shard[a]]:
+                where[a:b, 1] = SILENT
+                continue
             path = self._path(int(shard[a]))
             index, file = _indexes((path, self.version, self.per_shard)), _file(path, self.version)
             held.append(file)
@@ -215,12 +221,12 @@ class LocalShards:
             self.dtype.itemsize,
             out.ctypes.data,
             out.strides[0],
-            library.table,
+            self._fill,
         )
         del held
         if failed >= 0:
             path = self._path(int(shard[failed]))
-            if where[failed, 1] == -1:
+            if where[failed, 1] == ABSENT:
                 raise ValueError(f"NOT_FOUND: chunk {number[failed]} of shard {path} is absent")
             raise ValueError(f"DATA_LOSS: chunk {number[failed]} of shard {path} does not match its checksum")
 
@@ -232,17 +238,16 @@ class _Library:
     pread: int
     decompress: int
     gather: Callable[..., int]
-    table: NDArray[np.uint32]
 
 
 @cache
 def _library() -> _Library:
     import numcodecs.zstd
 
-    from genostore.kernels import crc_table, gather
+    from genostore.kernels import gather
 
     zstd, libc = ctypes.CDLL(numcodecs.zstd.__file__), ctypes.CDLL(None)
-    return _Library(_address(libc.pread), _address(zstd.ZSTD_decompressDCtx), gather, crc_table())
+    return _Library(_address(libc.pread), _address(zstd.ZSTD_decompressDCtx), gather)
 
 
 def _address(function: Any) -> int:
@@ -296,7 +301,12 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 def run(tasks: list[Callable[[], None]]) -> None:
     """Run what :meth:`LocalShards.read` planned, in parallel where there is more than one."""
-    if len(tasks) == 1:
+    if not tasks:
+        return
+    others = [_pool(os.getpid()).submit(task) for task in tasks[1:]]
+    try:
         tasks[0]()
-    elif tasks:
-        list(_pool(os.getpid()).map(lambda task: task(), tasks))
+    finally:  # they write to the caller's arrays
+        wait(others)
+    for other in others:
+        other.result()

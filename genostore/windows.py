@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from genostore import buffers
 from genostore.arrays import Reads, Spans
 from genostore.batch import Batch
 from genostore.errors import QueryError
@@ -63,19 +64,24 @@ class StoreReader:
         offset, length = chosen.contig_offset[row], chosen.contig_length[row]
         start = offset + window_starts(chosen.anchor[row], width) + shift
         spans = Spans.clipped(start, width, offset, offset + length)
+        cut = (start < offset) | (start + width > offset + length)  # windows that pass an end of their contig
         out: dict[str, NDArray[Any]] = {}
         with Reads() as reads:
             if "sequence" in parts:
-                out["sequence"] = np.full((len(row), width), UNKNOWN, dtype=np.uint8)
+                out["sequence"] = buffers.empty((len(row), width), np.uint8)
+                out["sequence"][cut] = UNKNOWN
                 reads.spans(self.store.array("sequence"), spans, out["sequence"])
             if "signal" in parts:
-                out["signal"] = np.full((len(row), len(chosen.assays), width), np.nan, dtype=np.float32)
+                out["signal"] = buffers.empty((len(row), len(chosen.assays), width), np.float32)
+                out["signal"][cut] = np.nan
                 for c in np.unique(cell):
-                    mine = spans.rows(cell == c)
+                    mine = spans.rows(cell == c) if len(chosen.cell_types) > 1 else spans
                     for a, assay in enumerate(chosen.assays):
                         node = f"tracks/{chosen.cell_types[c]}/{assay}"
                         if node in self.store.entries:
                             reads.spans(self.store.array(node), mine, out["signal"][:, a])
+                        else:
+                            out["signal"][cell == c, a] = np.nan
         if "sequence" in out:
             out["sequence"] &= np.uint8(SOFT_MASK - 1)
         if "contacts" in parts:

@@ -14,8 +14,9 @@ import genostore
 from genostore import Contacts
 from genostore.errors import NotFoundError, QueryError, RegionError
 from genostore.sequence import complement
+from genostore.storage import Storage
 
-from .conftest import BIN, OFFSETS, Toy
+from .conftest import BIN, OFFSETS, Toy, write_positions
 
 
 def cut(values: np.ndarray, start: int, width: int, fill: float) -> np.ndarray:
@@ -53,6 +54,17 @@ def test_any_order_and_repeats(toy: Toy) -> None:
     assert batch.index.tolist() == [3, 1, 1]
     with pytest.raises(QueryError, match="sample 20 is not among the 20"):
         windows.read([20])
+
+
+def test_half_precision_tracks_are_read_as_float32(own_toy: Toy) -> None:
+    storage = Storage.of(own_toy.path)
+    values = {c: v.astype(np.float16) for c, v in own_toy.tracks["A", "DNase"].items()}
+    attributes = {"kind": "track", "cell_type": "A", "assay": "half", "strand": None, "role": None}
+    write_positions(storage, own_toy.genome, "tracks/A/half", values, np.nan, attributes)
+    windows = own_toy.open().windows(cell_types=["A"], assays=["half", "DNase"], width=200)
+    signal = windows.read(np.arange(len(windows))).signal
+    assert signal.dtype == np.float32
+    np.testing.assert_array_equal(signal[..., 0], signal[..., 1].astype(np.float16).astype(np.float32))
 
 
 def test_gene_orientation(toy: Toy) -> None:
