@@ -7,80 +7,23 @@ where it is wanted. It holds no lock.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from genostore.kernels import _call4, _call5, _caller
+from genostore.machine import call3, call4, call5, load32, load64, move, widener
 
 Ints = NDArray[np.int64]
 RUN = 1 << 18  # bytes that are read at once: a half of a second-level cache
 GAP = 1 << 12  # bytes between tiles that are read rather than skipped
 _VECTOR = 8
-_call3 = _caller(3)
-
-
-def _at(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-@intrinsic
-def _load64(typing: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(_at(builder, arguments[0], ir.IntType(64)), align=1)
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def _load32(typing: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.zext(builder.load(_at(builder, arguments[0], ir.IntType(32)), align=1), ir.IntType(64))
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def _move(typing: Any, to: Any, source: Any, n: Any) -> Any:
-    """Copy n bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte = ir.IntType(8)
-        cgutils.raw_memcpy(builder, _at(builder, arguments[0], byte), _at(builder, arguments[1], byte), arguments[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
-
-
-def _widener(n: int) -> Any:
-    half = ir.VectorType(ir.HalfType(), n) if n > 1 else ir.HalfType()
-    single = ir.VectorType(ir.FloatType(), n) if n > 1 else ir.FloatType()
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.load(_at(builder, arguments[1], half), align=2)
-        builder.store(builder.fpext(value, single), _at(builder, arguments[0], single), align=4)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def widen(typing: Any, to: Any, source: Any) -> Any:
-        return types.void(types.int64, types.int64), codegen
-
-    return widen
-
-
-_widen, _widen1 = _widener(_VECTOR), _widener(1)
+_widen, _widen1 = widener(_VECTOR), widener(1)
 
 
 @numba.njit(cache=True, nogil=True)
 def copy(to: int, source: int, n: int) -> None:
     """Copy n bytes."""
-    _move(to, source, n)
+    move(to, source, n)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -169,7 +112,7 @@ def gather(
             for tp in range(first, last + 1):
                 at = index[shard[place]] + 16 * ((row * grid[2] + tc) * grid[3] + tp)
                 item[n, 0], item[n, 1], item[n, 2] = place, tc, tp
-                item[n, 3], item[n, 4] = _load64(at), _load64(at + 8)
+                item[n, 3], item[n, 4] = load64(at), load64(at + 8)
                 if item[n, 3] < 0:
                     return -2 - place
                 if item[n, 4] < 4 or item[n, 4] > most or (decompress == 0 and item[n, 4] != values * itemsize + 4):
@@ -185,7 +128,7 @@ def gather(
                 break
             end = max(end, stop)
             m += 1
-        if _call4(pread, (descriptor[file], stored.ctypes.data, end - start, start)) != end - start:
+        if call4(pread, (descriptor[file], stored.ctypes.data, end - start, start)) != end - start:
             return item[k, 0]
         decoded = source = np.int64(-1)
         for j in range(k, m):
@@ -193,11 +136,11 @@ def gather(
             if item[j, 3] != decoded:
                 decoded = item[j, 3]
                 source, length = stored.ctypes.data + decoded - start, item[j, 4] - 4
-                if _call3(crc32c, (0, source, length)) & 0xFFFFFFFF != _load32(source + length):
+                if call3(crc32c, (0, source, length)) & 0xFFFFFFFF != load32(source + length):
                     return item[j, 0]
                 if decompress != 0:
                     size = values * itemsize
-                    if _call5(decompress, (decoder, plain.ctypes.data, size, source, length)) != size:
+                    if call5(decompress, (decoder, plain.ctypes.data, size, source, length)) != size:
                         return item[j, 0]
                     source = np.int64(plain.ctypes.data)
             begin = item[j, 2] * tile[3]

@@ -6,26 +6,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from genostore.machine import call4, call5, copy32, crc32c, fill32, load8, load32, store8, word
+from genostore.machine import call4, call5, crc32c, fill32, load32, move, store8, word
 from genostore.zstd import PADDING, UNSUPPORTED, decode, workspace
 
 ABSENT = -1  # where a chunk lies that should be there and is not
 SILENT = -2  # where a chunk lies whose whole shard holds no data
 
 _READ_AT_ONCE = 1 << 17  # bytes of neighbouring chunks
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _copy(to: int, source: int, n: int) -> None:
-    end = to + n
-    while to + 32 <= end:
-        copy32(to, source)
-        to += 32
-        source += 32
-    while to < end:
-        store8(to, load8(source))
-        to += 1
-        source += 1
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -130,6 +117,6 @@ def gather(
         if not whole:
             for k in range(i, after):
                 target = out + row[k] * stride + column[k] * itemsize
-                _copy(target, decoded + low[k] * itemsize, (high[k] - low[k]) * itemsize)
+                move(target, decoded + low[k] * itemsize, (high[k] - low[k]) * itemsize)
         i = after
     return -1

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ def _at(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def _caller(n: int) -> Any:
+def caller(n: int) -> Any:
     """Make a compiled function that calls the C function at an address with n words and gives a word."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -36,7 +37,7 @@ def _caller(n: int) -> Any:
     return call
 
 
-call4, call5 = _caller(4), _caller(5)
+call3, call4, call5 = caller(3), caller(4), caller(5)
 
 
 def _loader(bits: int) -> Any:
@@ -101,6 +102,35 @@ def fill32(typing: Any, address: Any, word: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def move(typing: Any, to: Any, source: Any, n: Any) -> Any:
+    """Copy n bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = ir.IntType(8)
+        cgutils.raw_memcpy(builder, _at(builder, arguments[0], byte), _at(builder, arguments[1], byte), arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def widener(n: int) -> Any:
+    """Make a compiled function that writes n float16 as float32."""
+    half = ir.VectorType(ir.HalfType(), n) if n > 1 else ir.HalfType()
+    single = ir.VectorType(ir.FloatType(), n) if n > 1 else ir.FloatType()
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_at(builder, arguments[1], half), align=2)
+        builder.store(builder.fpext(value, single), _at(builder, arguments[0], single), align=4)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def widen(typing: Any, to: Any, source: Any) -> Any:
+        return types.void(types.int64, types.int64), codegen
+
+    return widen
 
 
 @intrinsic
