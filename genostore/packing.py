@@ -177,10 +177,10 @@ class Packing:
         lost = np.isinf(out) & np.isfinite(values)
         if lost.any():
             g, c, a, _ = np.argwhere(lost)[0]
+            track = f"{self.windows.cell_types[cell + c]}/{self.windows.assays[a]}"
             raise QueryError(
-                f"{values[lost][0]!r} of {self.windows.assays[a]} of {self.windows.cell_types[cell + c]} about gene "
-                f"{self.windows.genes['id'].iloc[gene + g]} overflows float16, whose greatest value is 65,504; pack as "
-                "float32"
+                f"{float(values[lost][0])} of {track} about gene {self.windows.genes['id'].iloc[gene + g]} overflows "
+                "float16, whose greatest value is 65,504; pack as float32"
             )
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(values == 0, 0, error / np.abs(values))
