@@ -21,23 +21,13 @@ from torch.nn import functional as F
 
 from prism_model import cpu_kernels
 from prism_model.cpu_kernels import CHUNK, LANES
+from prism_model.scan import ScanInputs
 
 BLOCK = 256
 """Most channels of a task; fewer where there are fewer samples than threads."""
 
 
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
+def scan(inputs: ScanInputs) -> Tensor:
     """The backend ``cpu`` of :func:`prism_model.scan.selective_scan`.
 
     Raises
@@ -45,6 +35,7 @@ def scan(
     TypeError
         For tensors that are not float32 on a CPU.
     """
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse = inputs
     if u.dtype != torch.float32 or u.device.type != "cpu":
         raise TypeError(
             f"the cpu backend of the scan takes float32 on a CPU, not {u.dtype} on {u.device}; use reference or chunked"

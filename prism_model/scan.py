@@ -8,13 +8,17 @@ For every channel ``d`` with a state of size ``N`` the scan computes, along the 
 with ``delta`` after its bias and softplus, and the result gated by ``silu(z)``
 (Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv 2312.00752, algorithm 2).
 
-A backend is a function of the signature of :func:`selective_scan` without ``backend``; ``BACKENDS`` names them.
-Tensors are position-major, ``(batch, length, channel)``, as linear layers give them.
+Tensors are position-major, ``(batch, length, channel)``, as linear layers give them. ``BACKENDS`` names the
+implementations; each is a function of :class:`ScanInputs`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,23 +28,44 @@ from torch.utils.checkpoint import checkpoint
 from genostore.errors import NotFoundError, nearest
 
 
-class Backend(Protocol):
-    """One implementation of the scan; arguments as in :func:`selective_scan`."""
+class ScanInputs(NamedTuple):
+    """What a backend scans; arguments of :func:`selective_scan`, their shapes checked."""
 
-    def __call__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        reverse: bool,
-    ) -> Tensor:
-        """Scan; all tensors have one floating dtype and one device."""
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    delta_softplus: bool
+    reverse: bool
+
+    def to(self, dtype: torch.dtype) -> ScanInputs:
+        """The same with all tensors of one dtype."""
+        return ScanInputs(*(t.to(dtype) if isinstance(t, Tensor) else t for t in self))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the scan."""
+
+    run: Callable[[ScanInputs], Tensor]
+    package: str | None = None
+    """What must be installed for it."""
+    reads_half: bool = False
+    """Whether it reads half precision as it is and computes in float32; other backends are given float32."""
+
+    @property
+    def available(self) -> bool:
+        """Whether its package is installed."""
+        return self.package is None or _installed(self.package)
+
+
+@lru_cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def selective_scan(
@@ -78,8 +103,9 @@ def selective_scan(
     delta_softplus
         Whether ``delta`` passes through a softplus.
     backend
-        ``"auto"`` or a name of ``BACKENDS``: ``reference`` (sequential, any dtype and device), ``chunked``
-        (plain torch, parallel over chunks of the sequence), ``cpu`` (compiled, float32).
+        ``"auto"`` (see :func:`choose`) or a name of ``BACKENDS``: ``reference`` (sequential, any dtype and device),
+        ``chunked`` (plain torch, parallel over chunks of the sequence), ``cpu`` (compiled, float32), ``triton``
+        (fused, for GPUs), ``mamba_ssm`` (the kernel of that package, where it is installed).
     reverse
         Scan from the last position to the first, without flipping a tensor.
 
@@ -93,25 +119,35 @@ def selective_scan(
     ValueError
         When the shapes do not fit together.
     genostore.errors.NotFoundError
-        When the backend is unknown.
+        When the backend is unknown or its package is not installed.
     """
-    _check(u, delta, A, B, C, D, z, delta_bias)
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    _check(inputs)
     name = choose(u) if backend == "auto" else backend
     if name not in BACKENDS:
         raise NotFoundError(f"scan backend {name!r} is unknown: {nearest(name, BACKENDS)}")
-    dtype = torch.promote_types(u.dtype, A.dtype)
-    if dtype in (torch.bfloat16, torch.float16):
-        dtype = torch.float32
-    u_, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
-    D, z, delta_bias = (None if t is None else t.to(dtype) for t in (D, z, delta_bias))
+    chosen = BACKENDS[name]
+    if not chosen.available:
+        ready = ", ".join(n for n, b in BACKENDS.items() if b.available)
+        raise NotFoundError(
+            f"scan backend {name!r} needs the package {chosen.package}, which is not installed: "
+            f"pip install {chosen.package.replace('_', '-') if chosen.package else ''}, or use one of {ready}"
+        )
+    if not chosen.reads_half:
+        dtype = torch.promote_types(u.dtype, A.dtype)
+        inputs = inputs.to(torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype)
     with torch.autocast(u.device.type, enabled=False):
-        out = BACKENDS[name](u_, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    return out.to(u.dtype)
+        return chosen.run(inputs).to(u.dtype)
 
 
 def choose(u: Tensor) -> str:
-    """The backend that ``"auto"`` means for this input."""
-    return "cpu" if u.device.type == "cpu" and u.dtype != torch.float64 else "chunked"
+    """The backend that ``"auto"`` means for this input.
+
+    float64 is scanned by ``chunked``, anything else by ``cpu`` on a processor and by ``triton`` on a GPU, or by
+    ``mamba_ssm`` or ``chunked`` where that is not installed.
+    """
+    wanted = {"cpu": ["cpu"], "cuda": ["triton", "mamba_ssm"]}.get(u.device.type, [])
+    return next((n for n in wanted if BACKENDS[n].available and u.dtype != torch.float64), "chunked")
 
 
 def compiled(backend: str, x: Tensor, channels: int) -> bool:
@@ -123,19 +159,9 @@ def compiled(backend: str, x: Tensor, channels: int) -> bool:
     return channels % LANES == 0
 
 
-def reference(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
+def reference(inputs: ScanInputs) -> Tensor:
     """The recurrence as it is written, one position after the other: what every other backend must equal."""
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse = inputs
     delta = _step_sizes(delta, delta_bias, delta_softplus)
     state = u.new_zeros(u.shape[0], *A.shape)  # (B, D, N)
     outputs: list[Tensor] = []
@@ -149,23 +175,13 @@ def reference(
     return _finish(torch.stack(outputs, dim=1), u, D, z)
 
 
-def chunked(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
+def chunked(inputs: ScanInputs) -> Tensor:
     """Scan within all chunks at once, carry the states across chunks, then add what the carried states give.
 
     Some ``2 sqrt(length)`` steps of large tensors instead of ``length`` of small ones: for devices without a
     compiled kernel. The states are recomputed in the backward pass, so that no layer keeps them.
     """
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse = inputs
     delta = _step_sizes(delta, delta_bias, delta_softplus)
     along = [t.flip(1) if reverse else t for t in (u, delta, B, C)]
     if torch.is_grad_enabled():
@@ -205,21 +221,29 @@ def _chunked_states(A: Tensor, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -
     return (y + torch.stack(late, dim=2)).flatten(1, 2)[:, :length]
 
 
-def _cpu(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
+def _cpu(inputs: ScanInputs) -> Tensor:
     from prism_model import cpu_ops  # numba is imported when it is needed
 
-    return cpu_ops.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    return cpu_ops.scan(inputs)
+
+
+def _triton(inputs: ScanInputs) -> Tensor:
+    from prism_model import triton_ops
+
+    return triton_ops.scan(inputs)
+
+
+def _mamba_ssm(inputs: ScanInputs) -> Tensor:
+    """The kernel of the authors of Mamba, channels before positions and forward only."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    along = [inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z]
+    if inputs.reverse:
+        along = [None if t is None else t.flip(1) for t in along]
+    u, delta, B, C, z = (None if t is None else t.transpose(1, 2).contiguous() for t in along)
+    A, D, bias = (None if t is None else t.float() for t in (inputs.A, inputs.D, inputs.delta_bias))
+    y: Tensor = selective_scan_fn(u, delta, A, B, C, D, z, bias, inputs.delta_softplus).transpose(1, 2)
+    return y.flip(1) if inputs.reverse else y
 
 
 def _step_sizes(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
@@ -235,16 +259,8 @@ def _finish(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
     return y if z is None else y * F.silu(z)
 
 
-def _check(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> None:
+def _check(inputs: ScanInputs) -> None:
+    u, A = inputs.u, inputs.A
     if u.ndim != 3 or A.ndim != 2 or u.shape[1] == 0:
         raise ValueError(
             f"the scan takes u (batch, length > 0, channel) and A (channel, state), "
@@ -253,17 +269,24 @@ def _check(
     batch, length, channels = u.shape
     state = A.shape[1]
     wanted = {
-        "delta": (delta, (batch, length, channels)),
-        "A": (A, (channels, state)),
-        "B": (B, (batch, length, state)),
-        "C": (C, (batch, length, state)),
-        "D": (D, (channels,)),
-        "z": (z, (batch, length, channels)),
-        "delta_bias": (delta_bias, (channels,)),
+        "delta": (batch, length, channels),
+        "A": (channels, state),
+        "B": (batch, length, state),
+        "C": (batch, length, state),
+        "D": (channels,),
+        "z": (batch, length, channels),
+        "delta_bias": (channels,),
     }
-    for name, (tensor, shape) in wanted.items():
+    for name, shape in wanted.items():
+        tensor = getattr(inputs, name)
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name} of the scan has shape {tuple(tensor.shape)}; u {tuple(u.shape)} needs {shape}")
 
 
-BACKENDS: dict[str, Backend] = {"reference": reference, "chunked": chunked, "cpu": _cpu}
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference),
+    "chunked": Backend(chunked),
+    "cpu": Backend(_cpu),
+    "triton": Backend(_triton, package="triton", reads_half=True),
+    "mamba_ssm": Backend(_mamba_ssm, package="mamba_ssm", reads_half=True),
+}

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from genostore.errors import NotFoundError
 from prism_model.convolution import causal_convolution
-from prism_model.scan import selective_scan
+from prism_model.scan import BACKENDS, choose, selective_scan
 
 SIZES = [(2, 37, 19, 5), (1, 1, 3, 1), (3, 16, 300, 16), (2, 33, 64, 8), (1, 100, 2, 3)]
 
@@ -177,10 +178,21 @@ def test_compiles_with_a_full_graph() -> None:
     torch.testing.assert_close(given["u"].grad, other["u"].grad, rtol=1e-4, atol=1e-4)
 
 
+def test_the_backend_follows_device_and_dtype() -> None:
+    assert choose(torch.zeros(1)) == choose(torch.zeros(1, dtype=torch.bfloat16)) == "cpu"
+    assert choose(torch.zeros(1, dtype=torch.float64)) == "chunked"
+    on_gpu = next(n for n in ("triton", "mamba_ssm", "chunked") if BACKENDS[n].available)
+    with FakeTensorMode():
+        assert choose(torch.zeros(1, device="cuda")) == on_gpu
+
+
 def test_bad_calls() -> None:
     given = arguments((1, 4, 3, 2))
     with pytest.raises(NotFoundError, match="scan backend 'cup' is unknown: did you mean 'cpu'"):
         selective_scan(**given, backend="cup")
+    if not BACKENDS["mamba_ssm"].available:
+        with pytest.raises(NotFoundError, match="'mamba_ssm' needs the package mamba_ssm, which is not installed"):
+            selective_scan(**given, backend="mamba_ssm")
     with pytest.raises(ValueError, match=r"B of the scan has shape \(1, 4, 3\).*needs \(1, 4, 2\)"):
         selective_scan(**{**given, "B": given["u"]})
     with pytest.raises(TypeError, match=r"float32 on a CPU, not torch\.float64"):
