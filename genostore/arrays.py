@@ -20,10 +20,11 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from genostore import local, text
+from genostore.access import tensorstore_resources
 from genostore.errors import CorruptionError, ForkError, StaleError
 from genostore.schema import KEY, ArraySchema, check_node
 from genostore.seal import broken
-from genostore.storage import Storage
+from genostore.storage import METADATA, Storage
 
 # Shard indexes stay in a bounded cache; without it each read fetches its shard's index again.
 _CACHE_BYTES = 16 * 2**20
@@ -51,7 +52,7 @@ def context() -> ts.Context:
     if _context is None:
         with _lock:
             if _context is None:
-                _context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+                _context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}, **tensorstore_resources()})
                 _owner = os.getpid()
     return _context
 
@@ -155,12 +156,12 @@ class Array:
 
     def __init__(self, storage: Storage, path: str, group: Group | None = None) -> None:
         self.storage, self.path, self._group = storage, check_node(path), group
-        self._stamp: Hashable = storage.stamp(f"{path}/zarr.json")
-        raw = storage.read(f"{path}/zarr.json")
-        if raw is None or self._stamp is None:
+        found = storage.fetch(f"{path}/{METADATA}")
+        if found is None:
             raise CorruptionError(
                 f"array {path} of {storage.root} is listed but not there; run `genostore reindex {storage.root}`"
             )
+        raw, self._stamp = found
         try:
             metadata = json.loads(raw)
             why = broken(raw, f"{path}/zarr.json")
@@ -176,6 +177,7 @@ class Array:
             self.present[:] = True
         else:
             self.present[shards["index"]] = True
+        self.metadata: Mapping[str, Any] = metadata
         self._handle: ts.TensorStore | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -199,15 +201,19 @@ class Array:
         """The open TensorStore array."""
         shared = context()
         if self._handle is None:
-            spec = {
+            spec: dict[str, Any] = {
                 "driver": "zarr3",
                 "kvstore": self.storage.kvstore(self.path),
+                "open": True,
                 # An absent chunk is an error; whole shards known to be empty are never asked for.
                 "fill_missing_data_reads": False,
                 "recheck_cached_data": "open",
             }
+            if not self.storage.local:  # spares a request
+                known = {k: v for k, v in self.metadata.items() if k != "attributes"}
+                spec |= {"metadata": known, "assume_metadata": True}
             try:
-                self._handle = ts.open(spec, open=True, read=True, context=shared).result()
+                self._handle = ts.open(spec, read=True, context=shared).result()
             except ValueError as error:
                 self.fail(error)
         return self._handle
@@ -215,7 +221,7 @@ class Array:
     @cached_property
     def shards(self) -> local.LocalShards | None:
         """The lean path to the values, where there is one."""
-        if not local.LocalShards.supports(self.schema):
+        if not self.storage.local or not local.LocalShards.supports(self.schema):
             return None
         return local.LocalShards(str(self.storage.path(self.path)), self.schema, self._stamp)
 
@@ -306,6 +312,9 @@ class Array:
 
     def fail(self, error: Exception) -> NoReturn:
         """Say what is wrong with the stored bytes, given the error of a read."""
+        unreachable = self.storage.refusal(error)
+        if unreachable is not None:
+            raise unreachable from None
         self.check_fresh()
         reason = str(error).split(" [")[0]
         what = "a shard that should be there is absent" if "NOT_FOUND" in reason else "its bytes are damaged"
@@ -370,8 +379,9 @@ class Reads:
                     into[...] = future.result()
             except ValueError as error:
                 array.fail(error)
-        for array in {id(a): a for a, _ in self._pending}.values():
-            array.check_fresh()
+        arrays = {id(a): a for a, _ in self._pending}.values()
+        if arrays:
+            next(iter(arrays)).storage.map(Array.check_fresh, arrays)
 
     @staticmethod
     def _gather(array: Array, task: Callable[[], None]) -> None:

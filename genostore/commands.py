@@ -14,7 +14,6 @@ from genostore import index
 from genostore.contacts import Contacts
 from genostore.errors import NotFoundError, nearest
 from genostore.schema import check_node
-from genostore.storage import Storage
 from genostore.store import Store, open
 
 STORE = click.argument("store", type=click.Path())
@@ -183,7 +182,7 @@ def gc(store: str, grace: float) -> None:
     """Delete what killed runs left behind and what was retired."""
     from genostore.staging import collect
 
-    freed = collect(Storage.of(open(store).path), grace * 3600)
+    freed = collect(open(store).storage, grace * 3600)
     click.echo(f"deleted {len(freed)}: {', '.join(freed)}" if freed else "nothing to delete")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +166,6 @@ def lock(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         held.release()
 
 
-def log(path: Path, **event: Any) -> None:
-    """Append an event to a log of JSON lines; the one place where times, hosts and paths are kept."""
-    record = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "host": os.uname().nodename,
-        **event,
-    }
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+def event_record(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to an event of the log when and where it happened."""
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "host": os.uname().nodename, **event}

@@ -57,6 +57,10 @@ class WriteError(GenostoreError, OSError):
     """The store could not be written: read-only, no space, no permission."""
 
 
+class RemoteError(GenostoreError, OSError):
+    """An object store or server that refuses a request, or gives no answer however often it is asked."""
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 8) -> str:
     """Describe what could have been meant by an unknown name.
 

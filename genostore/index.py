@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from genostore.disk import lock, write_file, writing
 from genostore.errors import CorruptionError, FormatError
 from genostore.schema import FORMAT_VERSION, KEY, check_node, check_version, summary
 from genostore.seal import SEAL, broken, stamped
-from genostore.storage import INDEX, PRIVATE, Storage
+from genostore.storage import INDEX, METADATA, Storage
 
 Entries = dict[str, dict[str, Any]]
 
@@ -35,7 +33,7 @@ def _nodes(storage: Storage, raw: bytes) -> Entries:
     """Parse and check the index; it has the removed nodes too."""
     try:
         content = json.loads(raw)
-        check_version(content, str(storage.path(INDEX)))
+        check_version(content, f"{storage.root}/{INDEX}")
         why = broken(raw, INDEX)
         if why is not None:
             raise ValueError(why)
@@ -46,47 +44,49 @@ def _nodes(storage: Storage, raw: bytes) -> Entries:
         if isinstance(error, FormatError):
             raise
         raise FormatError(
-            f"{storage.path(INDEX)} is damaged ({error}); run `genostore reindex {storage.root}` to make it anew"
+            f"{storage.root}/{INDEX} is damaged ({error}); run `genostore reindex {storage.root}` to make it anew"
         ) from error
     return nodes
 
 
 def update(storage: Storage, changes: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Enter nodes (attributes) or mark them removed (None), whatever other writers do meanwhile."""
-    with writing(storage.root), lock(storage.path(f"{PRIVATE}/locks/index.lock"), "the index", wait=60):
-        raw = storage.read(INDEX)
+
+    def change(raw: bytes | None) -> bytes:
         nodes = _nodes(storage, raw) if raw else dict(scan(storage))
         for node, attributes in changes.items():
             if attributes is not None:
                 nodes[node] = summary(attributes)
             else:  # the generation is kept, so that the next array of this name is a later one
                 nodes[node] = {"removed": True, "generation": nodes.get(node, {}).get("generation", 0)}
-        write(storage, nodes)
+        return encode(nodes)
+
+    storage.amend(INDEX, change)
 
 
 def rebuild(storage: Storage) -> Entries:
     """Make the index anew from the nodes' own attributes; what it remembers of removed ones is kept if it can be."""
-    with writing(storage.root), lock(storage.path(f"{PRIVATE}/locks/index.lock"), "the index", wait=60):
-        nodes = dict(scan(storage))
+    nodes: Entries = {}
+
+    def change(raw: bytes | None) -> bytes:
+        nodes.clear()
+        nodes.update(scan(storage))
         removed: Entries = {}
         with contextlib.suppress(FormatError):
-            before = _nodes(storage, storage.read(INDEX) or b"")
+            before = _nodes(storage, raw or b"")
             removed = {node: entry for node, entry in before.items() if entry.get("removed") and node not in nodes}
-        write(storage, {**removed, **nodes})
+        return encode({**removed, **nodes})
+
+    storage.amend(INDEX, change)
     return nodes
 
 
-def write(storage: Storage, nodes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replace the index: a line a node, as the encoder that indents takes ten times longer."""
+def encode(nodes: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Give the bytes of an index: a line a node, as the encoder that indents takes ten times longer."""
     encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
     lines = ",\n".join(f"{encode(node)}: {encode(nodes[node])}" for node in sorted(nodes))
     text = f'{{"version": {FORMAT_VERSION}, "{SEAL}": "00000000", "nodes": {{\n{lines}\n}}}}\n'
-    put(storage, INDEX, stamped(text.encode(), INDEX))
-
-
-def put(storage: Storage, key: str, content: bytes) -> None:
-    """Write an object among the nodes; what a killed process leaves of it stays out of sight."""
-    write_file(storage.path(key), content, storage.path(f"{PRIVATE}/tmp"))
+    return stamped(text.encode(), INDEX)
 
 
 def generation(storage: Storage, node: str) -> int:
@@ -99,7 +99,7 @@ def generation(storage: Storage, node: str) -> int:
     return int(_nodes(storage, raw).get(node, {}).get("generation", 0)) if raw else 0
 
 
-def node_attributes(storage: Storage, node: str) -> dict[str, Any] | None:
+def node_attributes(storage: Storage, node: str, raw: bytes | None = None) -> dict[str, Any] | None:
     """Read a node's own attributes; None where there is no node.
 
     Raises
@@ -107,8 +107,8 @@ def node_attributes(storage: Storage, node: str) -> dict[str, Any] | None:
     CorruptionError
         If its metadata cannot be read.
     """
-    key = f"{node}/zarr.json"
-    raw = storage.read(key)
+    key = f"{node}/{METADATA}"
+    raw = raw or storage.read(key)
     if raw is None:
         return None
     try:
@@ -126,18 +126,34 @@ def node_attributes(storage: Storage, node: str) -> dict[str, Any] | None:
     return {k: v for k, v in attributes.items() if k != SEAL}
 
 
-def scan(storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Find the nodes by listing the store: folders whose metadata say what kind of node they are."""
+def scan(storage: Storage, broken: dict[str, str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Find the nodes by listing the store: folders whose metadata say what kind of node they are.
 
-    def walk(folder: Path, node: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for child in sorted(folder.iterdir()):
-            if child.name.startswith(".") or not (child / "zarr.json").is_file():
-                continue
-            path = f"{node}/{child.name}" if node else child.name
-            attributes = node_attributes(storage, path)
+    Parameters
+    ----------
+    storage
+        Of the store.
+    broken
+        Takes what is wrong with nodes whose metadata cannot be read, by path; without it that is an error.
+    """
+
+    def look(path: str) -> tuple[bool, dict[str, Any] | None]:
+        raw = storage.read(f"{path}/{METADATA}")
+        try:
+            return raw is not None, node_attributes(storage, path, raw) if raw is not None else None
+        except CorruptionError as error:
+            if broken is None:
+                raise
+            broken[path] = str(error)
+            return False, None
+
+    def walk(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        names = [name for name in storage.children(folder) if not name.startswith(".")]
+        paths = [f"{folder}/{name}".lstrip("/") for name in names]
+        for path, (there, attributes) in zip(paths, storage.map(look, paths), strict=True):
             if attributes is not None:
                 yield path, summary(attributes)
-            else:
-                yield from walk(child, path)
+            elif there:
+                yield from walk(path)
 
-    yield from walk(Path(storage.root), "")
+    yield from walk("")

@@ -3,20 +3,19 @@
 A node (an array such as ``tracks/K562/DNase``, or a group such as ``genes``) is staged under
 ``.genostore/staging/``. Each shard is written once, by one writer, and leaves a record when it is durable; so a
 killed run resumes after its last record, and the result is the same, byte for byte. :meth:`Staging.publish`
-writes the attributes and renames the node into its place.
+writes the attributes and puts the node into its place.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 import tensorstore as ts
@@ -24,26 +23,16 @@ from numpy.typing import NDArray
 
 from genostore import index
 from genostore.arrays import checksum, combine, context
-from genostore.disk import (
-    exchange,
-    lock,
-    log,
-    make_folder,
-    put_folder,
-    remove_tree,
-    sync_tree,
-    write_file,
-    writing,
-)
+from genostore.disk import writing
 from genostore.errors import ConflictError, FormatError
 from genostore.genome import Genome
 from genostore.schema import ArraySchema, RootSchema, check_name, dumps, group_metadata
 from genostore.seal import read_root, seal
 from genostore.statistics import Statistics
-from genostore.storage import PRIVATE, Storage
+from genostore.storage import INDEX, METADATA, PRIVATE, Storage
 
 
-def create(path: str | Path, genome: Genome) -> Storage:
+def create(path: str | os.PathLike[str], genome: Genome) -> Storage:
     """Make an empty store for a genome, or find the one that is there.
 
     Raises
@@ -57,20 +46,14 @@ def create(path: str | Path, genome: Genome) -> Storage:
 
     storage = Storage.of(path)
     root = RootSchema(genome.name, genome.contigs, genome.alignment, f"genostore {__version__}")
-    with writing(storage.root):
-        folder = Path(storage.root)
-        if (
-            folder.is_dir()
-            and not storage.path("zarr.json").exists()
-            and any(p.name != PRIVATE for p in folder.iterdir())
-        ):
-            raise ConflictError(f"{folder} is a folder with other things in it; name a new folder for the store")
-        storage.path(f"{PRIVATE}/locks").mkdir(parents=True, exist_ok=True)
-        with lock(storage.path(f"{PRIVATE}/locks/root.lock"), f"the root of {folder}", wait=60):
-            raw = storage.read("zarr.json")
+    raw = storage.read(METADATA)
+    if raw is None:
+        storage.prepare()
+        with storage.lock("root", "the root", wait=60):
+            raw = storage.read(METADATA)
             if raw is None:
-                index.put(storage, "zarr.json", seal(root.to_json(), "zarr.json"))
-                index.write(storage, {})
+                storage.put(METADATA, seal(root.to_json(), METADATA))
+                storage.put(INDEX, index.encode({}))
                 return storage
     found, _ = read_root(raw, storage.root)
     if found.genome != genome:
@@ -89,12 +72,9 @@ def writer_lock(storage: Storage, node: str) -> Iterator[None]:
     Raises
     ------
     ConflictError
-        At once, if another process is.
+        If another process is.
     """
-    with (
-        writing(storage.root),
-        lock(storage.path(f"{PRIVATE}/locks/{quote(node, safe='+')}.lock"), f"{node} of {storage.root}"),
-    ):
+    with storage.lock(node, node):
         yield
 
 
@@ -136,55 +116,63 @@ class Staging:
             check_name(part, f"part of {self.node!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: ({} if k == "_handles" else v) for k, v in self.__dict__.items() if k != "folder"}
+        return {k: ({} if k == "_handles" else v) for k, v in self.__dict__.items() if k != "key"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
     @cached_property
-    def folder(self) -> Path:
+    def key(self) -> str:
         """Where it is staged: by its digest, so that a worker that outlives its run never writes into other work."""
-        return self.storage.path(f"{PRIVATE}/staging/{quote(self.node, safe='+')}@{self.digest[:16]}")
+        return f"{PRIVATE}/staging/{quote(self.node, safe='+')}@{self.digest[:16]}"
 
     def begin(self) -> None:
         """Prepare the staging folder, keeping the shards that an interrupted run of the same work left."""
         arrays = {k: asdict(v) | {"fill": str(v.fill)} for k, v in self.arrays.items()}
-        plan = dumps({"digest": self.digest, "arrays": arrays})
-        with writing(self.storage.root):
-            marker = self.folder / "plan.json"
-            if marker.exists() and marker.read_bytes() == plan and self._array_folder("").is_dir():
-                return
-            for folder in [self.folder, *staged(self.storage, self.node)]:
-                # First, so that what a killed removal leaves is never continued.
-                (folder / "plan.json").unlink(missing_ok=True)
-                remove_tree(folder)
+        plan, marker, local = (
+            dumps({"digest": self.digest, "arrays": arrays}),
+            f"{self.key}/plan.json",
+            self.storage.local,
+        )
+        if self.storage.read(marker) == plan and (not local or self.storage.path(self._array("")).is_dir()):
+            return
+        for folder in staged(self.storage, self.node):
+            discard(self.storage, folder)
+        if local:
             for name, schema in self.arrays.items():
-                (self.folder / "records" / (name or "_")).mkdir(parents=True)
-                array = self._array_folder(name)
-                array.mkdir(parents=True, exist_ok=True)
-                write_file(array / "zarr.json", dumps(schema.to_json()))
-            write_file(marker, plan)
+                self.storage.put(f"{self._array(name)}/{METADATA}", dumps(schema.to_json()))
+        self.storage.put(marker, plan)
 
-    def _array_folder(self, name: str) -> Path:
-        return self.folder / "node" / name if name else self.folder / "node"
+    def discard(self) -> None:
+        """Throw the staged work away."""
+        discard(self.storage, self.key)
 
-    def _record(self, name: str, block: int) -> Path:
-        return self.folder / "records" / (name or "_") / f"{block}.json"
+    def _array(self, name: str) -> str:
+        return f"{self.key}/node/{name}".rstrip("/")
+
+    def _record(self, name: str, block: int) -> str:
+        return f"{self.key}/records/{name or '_'}/{block}.json"
 
     def todo(self, name: str = "") -> list[int]:
         """Number the shards of an array that are still to be written."""
-        done = {int(p.stem) for p in (self.folder / "records" / (name or "_")).glob("*.json")}
-        return [b for b in range(self.arrays[name].n_blocks) if b not in done]
+        done = {key.rpartition("/")[2] for key in self.storage.keys(f"{self.key}/records/{name or '_'}")}
+        return [b for b in range(self.arrays[name].n_blocks) if f"{b}.json" not in done]
 
     def _handle(self, name: str) -> ts.TensorStore:
+        """Give the array to write to: on a disk the staged one, else one in memory, whose shards are then put."""
         if name not in self._handles:
-            spec = {
+            shared, local = context(), self.storage.local
+            spec: dict[str, Any] = {
                 "driver": "zarr3",
-                "kvstore": {"driver": "file", "path": f"{self._array_folder(name)}/"},
+                "kvstore": self.storage.kvstore(self._array(name)) if local else {"driver": "memory"},
                 # Every chunk of a shard that is written is there, so that an absent one is known to be lost.
                 "store_data_equal_to_fill_value": True,
             }
-            self._handles[name] = ts.open(spec, open=True, context=context()).result()
+            if local:
+                self._handles[name] = ts.open(spec, open=True, context=shared).result()
+            else:
+                spec["metadata"] = {k: v for k, v in self.arrays[name].to_json().items() if k != "attributes"}
+                self._handles[name] = ts.open(spec, create=True, context=ts.Context()).result()
         return self._handles[name]
 
     def write(
@@ -238,19 +226,25 @@ class Staging:
             with writing(self.storage.root):
                 if future is not None:
                     future.result()
-                write_file(self._record(name, block), dumps(record))
+                    self._send(name, schema.key(block))
+                self.storage.put(self._record(name, block), dumps(record))
 
         return Pending(finish)
 
+    def _send(self, name: str, key: str) -> None:
+        """Put a shard that was encoded in memory."""
+        if self.storage.local:
+            return
+        encoded: Any = self._handle(name).kvstore
+        self.storage.put(f"{self._array(name)}/{key}", encoded.read(key).result().value)
+        encoded.write(key, None).result()
+
     def write_text(self, values: NDArray[Any], name: str) -> None:
         """Write a whole column of text (TensorStore has no strings)."""
-        import zarr
-
-        with writing(self.storage.root):
-            array = zarr.open_array(self._array_folder(name), mode="r+")
-            array[:] = values
-            sync_tree(self._array_folder(name))
-            write_file(self._record(name, 0), dumps({"crc32c": checksum(values), "counts": {}, "maxima": {}}))
+        schema = self.arrays[name]
+        self.storage.put(f"{self._array(name)}/{schema.key(0)}", _encode_text(schema, values))
+        record = {"crc32c": checksum(values), "counts": {}, "maxima": {}}
+        self.storage.put(self._record(name, 0), dumps(record))
 
     def write_column(self, values: NDArray[Any], name: str = "") -> None:
         """Write a whole column, of numbers or text."""
@@ -291,47 +285,27 @@ class Staging:
         ConflictError
             If a node is there and ``overwrite`` is not set.
         """
+        if self.storage.there(self.node) and not overwrite:
+            raise ConflictError(f"{self.node} is already in {self.storage.root}; use --overwrite to replace it")
         generation = index.generation(self.storage, self.node) + 1
         node_attributes = {**attributes, "generation": generation}
-        target = self.storage.path(self.node)
-        if target.exists() and not overwrite:
-            raise ConflictError(f"{self.node} is already in {self.storage.root}; use --overwrite to replace it")
-        with writing(self.storage.root):
-            for name, schema in self.arrays.items():
-                own = {**(array_attributes or {}).get(name, {}), **self._gather(name)}
-                if not name:
-                    own = node_attributes = {**node_attributes, **own}
-                self._put_metadata(name, schema.to_json(own))
-            if "" not in self.arrays:
-                for group in {name.rpartition("/")[0] for name in self.arrays} - {""}:
-                    self._put_metadata(group, group_metadata())
-                self._put_metadata("", group_metadata(node_attributes))
-            for pattern in ("*.__lock", "*.part", "*.partial"):  # of a writer that was killed
-                for leftover in self._array_folder("").rglob(pattern):
-                    leftover.unlink()
-            sync_tree(self._array_folder(""))
-            self._make_parents()
-            staged_node = self._array_folder("")
-            if not target.exists():
-                put_folder(staged_node, target)
-            elif exchange(staged_node, target):
-                retire(self.storage, self.node, generation - 1, staged_node)
-            else:
-                retire(self.storage, self.node, generation - 1, target)
-                put_folder(staged_node, target)
-            index.update(self.storage, {self.node: node_attributes})
-            log(
-                self.storage.path(f"{PRIVATE}/log.jsonl"),
-                event="publish",
-                node=self.node,
-                generation=generation,
-            )
-            remove_tree(self.folder)
+        documents: dict[str, Mapping[str, Any]] = {}  # the node's own last: with it the node exists
+        for name, schema in self.arrays.items():
+            own = {**(array_attributes or {}).get(name, {}), **self._gather(name)}
+            if not name:
+                own = node_attributes = {**node_attributes, **own}
+            documents[f"{name}/{METADATA}".lstrip("/")] = schema.to_json(own)
+        if "" not in self.arrays:
+            for group in {name.rpartition("/")[0] for name in self.arrays} - {""}:
+                documents[f"{group}/{METADATA}"] = group_metadata()
+            documents[METADATA] = group_metadata(node_attributes)
+        metadata = {key: seal(document, f"{self.node}/{key}") for key, document in documents.items()}
+        self._make_parents()
+        self.storage.publish(self._array(""), self.node, metadata, generation - 1)
+        index.update(self.storage, {self.node: node_attributes})
+        self.storage.log(event="publish", node=self.node, generation=generation)
+        self.discard()
         return node_attributes
-
-    def _put_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
-        key = "/".join(part for part in (self.node, name, "zarr.json") if part)
-        write_file(self._array_folder(name) / "zarr.json", seal(metadata, key))
 
     def _gather(self, name: str) -> dict[str, Any]:
         """Merge the records of an array's shards, in order, into its attributes."""
@@ -339,7 +313,8 @@ class Staging:
         if missing:
             raise FormatError(f"{self.node}/{name} cannot be published: shards {missing[:8]} are not written")
         blocks = range(self.arrays[name].n_blocks)
-        records = [json.loads(self._record(name, b).read_bytes()) for b in blocks]
+        raw = self.storage.map(self.storage.read, [self._record(name, b) for b in blocks])
+        records = [json.loads(r or b"") for r in raw]
         present = [(b, r["crc32c"]) for b, r in zip(blocks, records, strict=True) if "crc32c" in r]
         out: dict[str, Any] = {
             "shards": {"index": [b for b, _ in present], "crc32c": [c for _, c in present]},
@@ -347,7 +322,7 @@ class Staging:
         }
         parts = [_statistics(r["statistics"]) for r in records if "statistics" in r]
         if parts:
-            root, _ = read_root(self.storage.read("zarr.json") or b"{}", self.storage.root)
+            root, _ = read_root(self.storage.read(METADATA) or b"{}", self.storage.root)
             out["statistics"] = Statistics.merge(parts).to_json(sum(c.length for c in root.contigs))
         for what, merge in (("counts", sum), ("maxima", max)):
             names = dict.fromkeys(k for r in records for k in r[what])
@@ -359,10 +334,9 @@ class Staging:
         parts = self.node.split("/")[:-1]
         for depth in range(1, len(parts) + 1):
             group = "/".join(parts[:depth])
-            make_folder(self.storage.path(group))
-            key = f"{group}/zarr.json"
-            if not self.storage.path(key).exists():
-                index.put(self.storage, key, seal(group_metadata(), key))
+            key = f"{group}/{METADATA}"
+            if self.storage.read(key) is None:
+                self.storage.put(key, seal(group_metadata(), key))
 
 
 def _statistics(record: Mapping[str, Any]) -> Statistics:
@@ -370,18 +344,28 @@ def _statistics(record: Mapping[str, Any]) -> Statistics:
     return Statistics(**{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram})
 
 
-def staged(storage: Storage, node: str) -> list[Path]:
+def _encode_text(schema: ArraySchema, values: NDArray[Any]) -> bytes:
+    """Encode a whole column of text as its one stored object."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    metadata = default_buffer_prototype().buffer.from_bytes(dumps(schema.to_json()))
+    store = MemoryStore({METADATA: metadata})
+    zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})[:] = values
+    return bytes(store._store_dict[schema.key(0)].to_bytes())
+
+
+def staged(storage: Storage, node: str) -> list[str]:
     """Find the folders of staged work on a node, of any digest."""
-    name = quote(node, safe="+")
-    return [f for f in storage.path(f"{PRIVATE}/staging").glob("*") if f.name.partition("@")[0] == name]
+    name, within = quote(node, safe="+"), f"{PRIVATE}/staging"
+    return [f"{within}/{f}" for f in storage.children(within) if f.partition("@")[0] == name]
 
 
-def retire(storage: Storage, node: str, generation: int, folder: Path) -> None:
-    """Move a node's folder out of sight; readers that have it open find out at their next read."""
-    retired = storage.path(f"{PRIVATE}/retired/{quote(node, safe='+')}@{generation}")
-    remove_tree(retired)
-    retired.parent.mkdir(parents=True, exist_ok=True)
-    put_folder(folder, retired)
+def discard(storage: Storage, folder: str) -> None:
+    """Throw staged work away: its plan first, so that what a killed removal leaves is never continued."""
+    storage.remove(f"{folder}/plan.json")
+    storage.delete(folder)
 
 
 def remove(storage: Storage, node: str) -> None:
@@ -399,14 +383,14 @@ def remove(storage: Storage, node: str) -> None:
     along = sorted(n for n, e in entries.items() if e["kind"] in ("feature", "expression"))
     if node == "genes" and along:
         raise ConflictError(f"{', '.join(along[:8])} of {storage.root} lie along the genes; remove them first")
-    with writer_lock(storage, node), writing(storage.root):
+    with writer_lock(storage, node):
         generation = index.generation(storage, node)
         index.update(storage, {node: None})
-        if storage.path(node).exists():
-            retire(storage, node, generation, storage.path(node))
+        if storage.there(node):
+            storage.retire(node, generation)
         for folder in staged(storage, node):
-            remove_tree(folder)
-        log(storage.path(f"{PRIVATE}/log.jsonl"), event="remove", node=node)
+            discard(storage, folder)
+        storage.log(event="remove", node=node)
 
 
 def collect(storage: Storage, grace: float) -> list[str]:
@@ -422,27 +406,4 @@ def collect(storage: Storage, grace: float) -> list[str]:
     ConflictError
         If a writer is at work; nothing is deleted then.
     """
-    deleted = []
-    for name in ("", "staging", "retired", "tmp", "locks"):
-        folder = storage.path(f"{PRIVATE}/{name}")
-        if folder.is_symlink():
-            raise FormatError(f"{folder} is a link to another folder, of which nothing is deleted; remove the link")
-    left = sorted(storage.path(f"{PRIVATE}/staging").glob("*"))
-    locks = sorted(storage.path(f"{PRIVATE}/locks").glob("*.lock"))
-    with writing(storage.root), ExitStack() as held:
-        for file in locks:  # of every writer there was: none may be at work
-            if file.name not in ("index.lock", "root.lock"):
-                what = f"{unquote(file.name.removesuffix('.lock'))} of {storage.root}"
-                held.enter_context(lock(file, what))
-        for folder in left:
-            remove_tree(folder)
-            deleted.append(f"staged {unquote(folder.name.partition('@')[0])}")
-        for folder in sorted(storage.path(f"{PRIVATE}/retired").glob("*")):
-            if time.time() - folder.stat().st_ctime >= grace:
-                remove_tree(folder)
-                deleted.append(f"retired {unquote(folder.name)}")
-        for file in sorted(storage.path(f"{PRIVATE}/tmp").glob("*")):
-            if time.time() - file.stat().st_mtime >= grace:
-                file.unlink(missing_ok=True)
-                deleted.append(f"unfinished {file.name}")
-    return deleted
+    return storage.collect(grace)

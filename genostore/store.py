@@ -59,7 +59,8 @@ def open(path: str | os.PathLike[str], source: Store | str | os.PathLike[str] | 
     storage = Storage.of(path)
     raw = storage.read("zarr.json")
     if raw is None:
-        there = "there is no such folder" if not storage.path("").exists() else "it holds no zarr.json"
+        absent = storage.local and not storage.path("").exists()
+        there = "there is no such folder" if absent else "it holds no zarr.json"
         raise FormatError(f"{storage.root} is not a genostore store: {there}; `genostore ingest` makes one")
     root, metadata = read_root(raw, storage.root)
     if "pack" not in metadata["attributes"][KEY]:

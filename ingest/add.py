@@ -119,7 +119,7 @@ def add(
     with tempfile.TemporaryDirectory(prefix="genostore-") as scratch:
         build = Builder(root.genome, scratch=Path(scratch))
         node: Node = build.contacts(entry, source) if isinstance(entry, Contacts) else build.track(entry, source)
-        plan = Plan(Path(storage.root), root.genome, (node,), tuple(build.notes))
+        plan = Plan(storage.root, root.genome, (node,), tuple(build.notes))
         return run(plan, workers=workers, overwrite=overwrite, progress=progress)
 
 

@@ -14,12 +14,12 @@ _WORKERS = click.option("--workers", default=1, show_default=True, help="Process
 
 @click.command()
 @click.argument("catalog", type=click.Path(path_type=Path))
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path())
 @_WORKERS
 @click.option("--scheduler", metavar="ADDR", help="Dask scheduler whose workers write instead (tcp://host:8786).")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, with sizes; fetch and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there with other content, or is damaged.")
-def ingest(catalog: Path, store: Path, workers: int, scheduler: str | None, dry_run: bool, overwrite: bool) -> None:
+def ingest(catalog: Path, store: str, workers: int, scheduler: str | None, dry_run: bool, overwrite: bool) -> None:
     """Put all that CATALOG names into STORE: plan, then fetch, convert and publish.
 
     What an interrupted run has done is kept: the same command goes on where it stopped.
@@ -46,7 +46,7 @@ def ingest(catalog: Path, store: Path, workers: int, scheduler: str | None, dry_
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path())
 @click.argument("file")
 @click.option("--cell-type", required=True, help="Whose signal or contacts.")
 @click.option("--assay", required=True, help="Of what, such as DNase.")
@@ -67,7 +67,7 @@ def ingest(catalog: Path, store: Path, workers: int, scheduler: str | None, dry_
 @click.option("--allow-length-mismatch", is_flag=True, help="Accept contigs of another length.")
 @click.option("--overwrite", is_flag=True, help="Replace the dataset that is there.")
 @_WORKERS
-def add(store: Path, file: str, aliases: tuple[str, ...], weights: tuple[str, ...], **options: Any) -> None:
+def add(store: str, file: str, aliases: tuple[str, ...], weights: tuple[str, ...], **options: Any) -> None:
     """Add one dataset to STORE: FILE is a bigWig, bedGraph, .cool, .mcool or .hic, a path, URL or accession."""
     from ingest.add import add as add_file
     from ingest.progress import display
@@ -88,12 +88,12 @@ def add(store: Path, file: str, aliases: tuple[str, ...], weights: tuple[str, ..
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path())
 @click.option("--against", type=click.Path(path_type=Path), metavar="CATALOG", help="Compare values with the sources.")
 @click.option("--deep", is_flag=True, help="Compare every value, not a sample.")
 @click.option("--sample", default=200, show_default=True, help="Windows of each array that are compared.")
 @click.option("--seed", default=0, show_default=True, help="Of the sample.")
-def verify(store: Path, against: Path | None, deep: bool, sample: int, seed: int) -> None:
+def verify(store: str, against: Path | None, deep: bool, sample: int, seed: int) -> None:
     """Check STORE: schema, index, every shard and checksum; with --against, its values too.
 
     Exits with 1 if anything is wrong, and says what and where.
@@ -108,7 +108,7 @@ def verify(store: Path, against: Path | None, deep: bool, sample: int, seed: int
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path())
 @click.argument("node")
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--region", help="What to keep, such as chr22:17,000,000-17,002,000; all when left out.")
@@ -118,7 +118,7 @@ def verify(store: Path, against: Path | None, deep: bool, sample: int, seed: int
 @click.option("--weight", help="Of contacts: balancing weights to apply.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 def export(
-    store: Path, node: str, output: Path, region: str | None, format_: Any, weight: str | None, overwrite: bool
+    store: str, node: str, output: Path, region: str | None, format_: Any, weight: str | None, overwrite: bool
 ) -> None:
     """Write NODE of STORE, such as tracks/K562/DNase, to OUTPUT: bigWig, bedGraph, BED or npz."""
     from ingest.export import export as write

@@ -8,9 +8,8 @@ from typing import Any
 
 from genostore import index
 from genostore.arrays import Array, checksum, combine, read_column
-from genostore.errors import CorruptionError, GenostoreError
-from genostore.schema import summary
-from genostore.storage import Storage
+from genostore.errors import GenostoreError
+from genostore.storage import METADATA, Storage
 
 
 def survey(storage: Storage) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -23,33 +22,15 @@ def survey(storage: Storage) -> tuple[dict[str, dict[str, Any]], dict[str, str]]
     broken : dict
         What is wrong with the metadata of those that cannot be read, by path.
     """
-    nodes: dict[str, dict[str, Any]] = {}
     broken: dict[str, str] = {}
-
-    def walk(parent: str) -> None:
-        for child in sorted(storage.path(parent).iterdir()):
-            if child.name.startswith(".") or not (child / "zarr.json").is_file():
-                continue
-            path = f"{parent}/{child.name}".lstrip("/")
-            try:
-                attributes = index.node_attributes(storage, path)
-            except CorruptionError as error:
-                broken[path] = str(error)
-                continue
-            if attributes is not None:
-                nodes[path] = summary(attributes)
-            else:
-                walk(path)
-
-    walk("")
-    return nodes, broken
+    return dict(index.scan(storage, broken)), broken
 
 
 def arrays_of(storage: Storage, node: str) -> Iterator[str]:
     """Yield the paths of a node's arrays."""
-    for file in sorted(storage.path(node).rglob("zarr.json")):
-        if json.loads(file.read_bytes()).get("node_type") == "array":
-            yield file.parent.relative_to(storage.root).as_posix()
+    for key in sorted(storage.keys(node)):
+        if key.endswith(f"/{METADATA}") and json.loads(storage.read(key) or b"{}").get("node_type") == "array":
+            yield key.removesuffix(f"/{METADATA}")
 
 
 def damage(array: Array) -> Iterator[str]:
@@ -64,9 +45,8 @@ def damage(array: Array) -> Iterator[str]:
     if listed is None:
         yield "does not list its shards"
         return
-    there = {
-        b for b in range(array.schema.n_blocks) if array.storage.path(f"{array.path}/{array.schema.key(b)}").exists()
-    }
+    keys = set(array.storage.keys(array.path))
+    there = {b for b in range(array.schema.n_blocks) if f"{array.path}/{array.schema.key(b)}" in keys}
     for block in sorted(there - set(listed["index"])):
         yield f"shard {block} ({array.schema.key(block)}) is there and not listed"
     if combine(listed["crc32c"]) != array.attributes.get("crc32c"):

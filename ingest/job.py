@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from genostore import index
-from genostore.disk import log, remove_tree
 from genostore.errors import ConflictError, SourceError
 from genostore.schema import summary
 from genostore.staging import Staging, staged, writer_lock
-from genostore.storage import PRIVATE, Storage
+from genostore.storage import Storage
 from ingest.hashing import Stamp, stamp
 from ingest.nodes.base import Node, Values
 
@@ -143,15 +142,14 @@ class Job:
         """
         for source, before in zip(self.node.sources, self._stamps, strict=True):
             if stamp(source.path) != before:
-                remove_tree(self.staging.folder)
+                self.staging.discard()
                 raise SourceError(
                     f"{source.path}: changed while {self.node.path} was made from it; nothing of it is kept. "
                     "Run again once it is no longer written to"
                 )
         attributes = {"kind": self.node.kind, "digest": self.node.digest, **self.node.attributes()}
         self.staging.publish(attributes, self.node.array_attributes(), overwrite)
-        log(
-            self.storage.path(f"{PRIVATE}/log.jsonl"),
+        self.storage.log(
             event="ingest",
             node=self.node.path,
             sources=[str(s.path) for s in self.node.sources],
@@ -173,7 +171,7 @@ class Job:
             if attributes is not None:
                 index.update(self.storage, {self.node.path: attributes})
             for folder in left:
-                remove_tree(folder)
+                self.storage.delete(folder)
 
     def published(self) -> bool:
         """Tell whether another process has published the same node since this one was planned."""

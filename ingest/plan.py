@@ -39,7 +39,7 @@ class Plan:
     Attributes
     ----------
     store
-        Where the store is, or will be.
+        Where the store is, or will be: an absolute path, or a URL.
     genome
         Its assembly; None where the FASTA is still to be fetched.
     nodes
@@ -52,7 +52,7 @@ class Plan:
         Folder of what was derived from the sources (decompressed, parsed); :meth:`clean` removes it.
     """
 
-    store: Path
+    store: str
     genome: Genome | None
     nodes: tuple[Node, ...]
     notes: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class _Planner:
         report(self.catalogue.path, self.problems)
         if root is not None and genome is not None and root.genome != genome:
             raise ConflictError(different_assembly(self.storage.root, root.genome, genome))
-        return Plan(Path(self.storage.root), genome, tuple(nodes), tuple(notes), tuple(self.to_fetch), self.scratch)
+        return Plan(self.storage.root, genome, tuple(nodes), tuple(notes), tuple(self.to_fetch), self.scratch)
 
     def _resolve(self) -> None:
         """Find, or fetch, the file of every entry."""

@@ -142,7 +142,7 @@ def settle(nodes: Sequence[Node], storage: Storage, overwrite: bool) -> tuple[li
             f"{counted(len(conflicts), 'node')} of {storage.root} would change; --overwrite replaces what is there; "
             "nothing was written\n  " + "\n  ".join(conflicts)
         )
-    if any(job.node.kind == "genes" and storage.path("genes").exists() for job in jobs):
+    if any(job.node.kind == "genes" and storage.read("genes/zarr.json") is not None for job in jobs):
         along = {path for path, entry in index.read(storage).items() if entry["kind"] in _ALONG_GENES}
         orphans = sorted(along - {node.path for node in nodes})
         if orphans:

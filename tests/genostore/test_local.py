@@ -102,7 +102,7 @@ def damage(folder: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["data", "index", "checksum of the index", "shortened", "emptied", "absent"])
 def test_damage_is_an_error_and_never_a_value(store: Storage, tmp_path: Path, how: str) -> None:
-    copy = Storage(str(tmp_path))
+    copy = Storage.of(tmp_path)
     source = store.path("tracks/A/float32")
     for path in source.rglob("*"):
         if path.is_file():

@@ -201,11 +201,11 @@ def test_a_store_of_another_assembly_is_left_alone(small: Small) -> None:
 
 def test_a_folder_that_is_no_store_is_left_alone(small: Small) -> None:
     planned = plan(small, TRACKS)
-    planned.store.mkdir()
-    (planned.store / "thesis.tex").write_text("precious")
+    Path(planned.store).mkdir()
+    Path(planned.store, "thesis.tex").write_text("precious")
     with pytest.raises(ConflictError, match="is a folder with other things in it"):
         ingest.run(planned)
-    (planned.store / "zarr.json").write_text("{")
+    Path(planned.store, "zarr.json").write_text("{")
     with pytest.raises(FormatError, match="are damaged"):
         plan(small, TRACKS)
 
