@@ -114,7 +114,9 @@ class S3Access:
         """Give the members of TensorStore's ``s3`` specification."""
         credentials = {"type": self.kind}
         if self.kind == "profile":
-            credentials["profile"] = self.profile
+            files = {"config_file": _file("AWS_CONFIG_FILE", "config")}
+            files["credentials_file"] = _file("AWS_SHARED_CREDENTIALS_FILE", "credentials")
+            credentials |= {"profile": self.profile, **{name: str(path) for name, path in files.items()}}
         spec: dict[str, Any] = {"aws_credentials": credentials}
         if self.endpoint:
             spec["endpoint"] = self.endpoint
@@ -123,12 +125,15 @@ class S3Access:
         return spec
 
 
+def _file(variable: str, name: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / ".aws" / name)
+
+
 def _section(variable: str, name: str, section: str) -> dict[str, str]:
     """Read a section of one of the profile files; nothing where there is none."""
-    path = Path(os.environ.get(variable) or Path.home() / ".aws" / name)
     parser = configparser.RawConfigParser()
     try:
-        parser.read(path)
+        parser.read(_file(variable, name))
         return dict(parser[section]) if section in parser else {}
     except (configparser.Error, UnicodeDecodeError):
         return {}

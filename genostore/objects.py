@@ -141,7 +141,8 @@ class Bucket(Storage):
         """Give the TensorStore specification of a folder of objects."""
         parts = urlsplit(self.root)
         if not self._writable:
-            return {"driver": "http", "base_url": self.root, "path": f"/{key}/"}
+            base = f"{parts.scheme}://{parts.netloc}"
+            return {"driver": "http", "base_url": base, "path": f"{parts.path}/{key}/"}
         path = f"{parts.path.strip('/')}/{key}/".lstrip("/")
         if self._access is None:
             return {"driver": "gcs", "bucket": parts.netloc, "path": path}

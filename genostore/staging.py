@@ -46,15 +46,16 @@ def create(path: str | os.PathLike[str], genome: Genome) -> Storage:
 
     storage = Storage.of(path)
     root = RootSchema(genome.name, genome.contigs, genome.alignment, f"genostore {__version__}")
-    raw = storage.read(METADATA)
-    if raw is None:
-        storage.prepare()
-        with storage.lock("root", "the root", wait=60):
-            raw = storage.read(METADATA)
-            if raw is None:
-                storage.put(METADATA, seal(root.to_json(), METADATA))
-                storage.put(INDEX, index.encode({}))
-                return storage
+    with writing(storage.root):
+        raw = storage.read(METADATA)
+        if raw is None:
+            storage.prepare()
+            with storage.lock("root", "the root", wait=60):
+                raw = storage.read(METADATA)
+                if raw is None:
+                    storage.put(METADATA, seal(root.to_json(), METADATA))
+                    storage.put(INDEX, index.encode({}))
+                    return storage
     found, _ = read_root(raw, storage.root)
     if found.genome != genome:
         raise ConflictError(

@@ -98,8 +98,12 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     zarr.open_group(tmp_path / "other.zarr", mode="w")
     with pytest.raises(FormatError, match="not a genostore store"):
         genostore.open(tmp_path / "other.zarr")
-    with pytest.raises(FormatError, match="s3:// URL"):
-        genostore.open("s3://bucket/hg38.zarr")
+    with pytest.raises(FormatError, match="ftp:// URL"):
+        genostore.open("ftp://host/hg38.zarr")
+    with pytest.raises(FormatError, match="carries a user, a password") as caught:
+        genostore.open("https://me:secret@host/hg38.zarr?X-Amz-Signature=abc")
+    assert "secret" not in str(caught.value)
+    assert "abc" not in str(caught.value)
 
 
 def test_contigs_that_do_not_follow_each_other_are_refused(own_toy: Toy) -> None:

@@ -1,0 +1,116 @@
+"""A real S3 server (moto's) in a process of its own, and a proxy before it that counts and breaks requests."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genostore import access
+from tests.genostore.conftest import Toy, build_toy
+
+from .proxy import Proxy
+
+BUCKET = "genomes"
+
+
+@dataclass(frozen=True)
+class S3:
+    """Where stores may be made: a prefix of its own in the bucket of a server behind a proxy."""
+
+    proxy: Proxy
+    upstream: str
+    prefix: str
+
+    def url(self, name: str) -> str:
+        return f"s3://{BUCKET}/{self.prefix}/{name}"
+
+    def upload(self, folder: Path, name: str, **options: Any) -> str:
+        """Copy a local store to the server, as ``aws s3 cp --recursive`` does."""
+        client = connect(self.upstream)
+        files = [f for f in folder.rglob("*") if f.is_file() and ".genostore" not in f.parts]
+
+        def put(file: Path) -> None:
+            key = f"{self.prefix}/{name}/{file.relative_to(folder).as_posix()}"
+            client.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes(), **options)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(put, files))
+        return self.url(name)
+
+
+def connect(endpoint: str) -> Any:
+    import boto3
+
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    return boto3.client("s3", endpoint_url=endpoint, **keys)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[tuple[str, int]]:
+    """Host and port of the server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, "moto's server did not start"
+                assert time.monotonic() < deadline, "moto's server does not answer"
+                time.sleep(0.1)
+        connect(f"http://127.0.0.1:{port}").create_bucket(Bucket=BUCKET)
+        yield "127.0.0.1", port
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def s3(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3]:
+    """A place for stores, and the environment that leads there."""
+    proxy = Proxy(moto).start()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test-secret-key",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": proxy.url,
+        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+        "GENOSTORE_LEASE": "4",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("genostore.leases.LEASE", 4.0)
+    yield S3(proxy, f"http://{moto[0]}:{moto[1]}", uuid.uuid4().hex[:8])
+    proxy.stop()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon, where a test waits for that."""
+    monkeypatch.setattr(access, "RETRIES", 3)
+    monkeypatch.setattr("genostore.arrays._context", None)  # made anew, with these settings
+    monkeypatch.setattr("genostore.objects._connect", __import__("genostore").objects._connect.__wrapped__)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A small store on disk, to be copied and compared with."""
+    return build_toy(tmp_path_factory.mktemp("toy") / "toy.zarr")
