@@ -101,7 +101,7 @@ class Pack(Store):
         """Give the lean path to the values of a part, where there is one."""
         if part not in self._tiles:
             array = self.array(part)
-            lean = Tiles.supports(array.schema)
+            lean = self.storage.local and Tiles.supports(array.schema)
             folder = str(self.storage.path(part)) if lean else ""
             self._tiles[part] = Tiles(folder, array.schema, array.stamp) if lean else None
         return self._tiles[part]
