@@ -144,7 +144,7 @@ def client_options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {"timeout": TIMEOUT, "read_timeout": TIMEOUT}
     if urlsplit(url).scheme == "http":
         options["allow_http"] = True
-    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    bundle = os.environ.get("SSL_CERT_FILE") or os.environ.get("AWS_CA_BUNDLE")
     if bundle:
         options["root_certificate"] = Path(bundle).read_bytes()
     return options
@@ -160,9 +160,8 @@ def tensorstore_resources() -> dict[str, Any]:
     """Give the resources of TensorStore's context that say how remote stores are asked."""
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(int(TIMEOUT.total_seconds())))
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
-    if bundle:
-        os.environ.setdefault("TENSORSTORE_CA_BUNDLE", bundle)
+    if os.environ.get("AWS_CA_BUNDLE") and not os.environ.get("SSL_CERT_FILE"):  # which OpenSSL itself reads
+        os.environ.setdefault("TENSORSTORE_CA_BUNDLE", os.environ["AWS_CA_BUNDLE"])
     retries = {
         "max_retries": RETRIES,
         "initial_delay": f"{int(FIRST_PAUSE.total_seconds() * 1000)}ms",
