@@ -81,6 +81,11 @@ def rebuild(storage: Storage) -> Entries:
     return nodes
 
 
+def write(storage: Storage, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put an index, whatever is there."""
+    storage.put(INDEX, encode(nodes))
+
+
 def encode(nodes: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Give the bytes of an index: a line a node, as the encoder that indents takes ten times longer."""
     encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode

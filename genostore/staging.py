@@ -29,7 +29,7 @@ from genostore.genome import Genome
 from genostore.schema import ArraySchema, RootSchema, check_name, dumps, group_metadata
 from genostore.seal import read_root, seal
 from genostore.statistics import Statistics
-from genostore.storage import INDEX, METADATA, PRIVATE, Storage
+from genostore.storage import METADATA, PRIVATE, Storage
 
 
 def create(path: str | os.PathLike[str], genome: Genome) -> Storage:
@@ -54,7 +54,7 @@ def create(path: str | os.PathLike[str], genome: Genome) -> Storage:
                 raw = storage.read(METADATA)
                 if raw is None:
                     storage.put(METADATA, seal(root.to_json(), METADATA))
-                    storage.put(INDEX, index.encode({}))
+                    index.write(storage, {})
                     return storage
     found, _ = read_root(raw, storage.root)
     if found.genome != genome:
