@@ -28,7 +28,8 @@ class Order:
     up to whole batches.
 
     The ranks get equally many samples: where ``world`` does not divide their number, the last ``n % world`` of an
-    epoch's order are left out (others each epoch, when shuffled; none with one rank).
+    epoch's order are left out (others each epoch, when shuffled; none with one rank). ``even=False`` leaves out none,
+    and the first ranks get one more: for scoring, where ranks need not keep step.
 
     Attributes
     ----------
@@ -44,6 +45,8 @@ class Order:
         This rank and the number of ranks.
     block, buffer
         Samples a block, and blocks that are shuffled together; for ``shuffle="blocks"`` only.
+    even
+        Whether all ranks get equally many; False not with ``shuffle="blocks"``.
     """
 
     n: int
@@ -55,10 +58,13 @@ class Order:
     world: int = 1
     block: int = 16
     buffer: int = 64
+    even: bool = True
 
     def __post_init__(self) -> None:
         if self.shuffle not in (False, True, "blocks"):
             raise QueryError(f"shuffle is {self.shuffle!r}; it is True, False or 'blocks'")
+        if self.shuffle == "blocks" and not self.even:
+            raise QueryError("shuffle='blocks' gives all ranks equally many samples; even=False goes with the others")
         for name in ("batch_size", "block", "buffer"):
             if getattr(self, name) < 1:
                 raise QueryError(f"{name} is {getattr(self, name)}; it is 1 or more")
@@ -66,7 +72,7 @@ class Order:
     @property
     def samples(self) -> int:
         """Samples an epoch, of this rank."""
-        each = self.n // self.world
+        each = self.n // self.world if self.even else len(range(self.rank, self.n, self.world))
         return each // self.batch_size * self.batch_size if self.drop_last else each
 
     @property

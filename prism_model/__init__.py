@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prism_model.config import RunConfig, make_config
-    from prism_model.evaluate import evaluate
     from prism_model.hic import hic_profile, signals
     from prism_model.losses import LossTerms, prism_loss
     from prism_model.models.base import ModelConfig
@@ -29,7 +28,6 @@ _HOMES = {
     "PrismOutput": "prism",
     "RunConfig": "config",
     "build": "models.registry",
-    "evaluate": "evaluate",
     "fit": "train",
     "hic_profile": "hic",
     "make_config": "config",
@@ -48,7 +46,6 @@ __all__ = [
     "PrismOutput",
     "RunConfig",
     "build",
-    "evaluate",
     "fit",
     "hic_profile",
     "make_config",

@@ -1,11 +1,10 @@
-"""What happens around training: the log, the checkpoints, the lines on the screen, and stopping in order."""
+"""What happens around training: the checkpoints, the lines on the screen, and stopping in order."""
 
 from __future__ import annotations
 
-import csv
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -13,68 +12,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
+from genostore.errors import QueryError
 from prism_model import weights
-from prism_model.runs import LOG, RESUME
-
-
-class CsvLog(Logger):  # type: ignore[misc]
-    """One CSV file of a run: a row a logged step, the same columns throughout, rows after a resumed step removed.
-
-    Parameters
-    ----------
-    folder
-        Of the run.
-    columns
-        Names of the numbers that will be logged, in order.
-    """
-
-    def __init__(self, folder: Path, columns: list[str]) -> None:
-        super().__init__()
-        self.path = folder / LOG
-        self.columns = ["epoch", "step", *columns]
-
-    @property
-    def name(self) -> str:
-        """Of the logger."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Of the log; there is one a run."""
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is a file of its own."""
-
-    @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Start the log, or keep its rows from before a step."""
-        rows: list[dict[str, str]] = []
-        if step and self.path.is_file():
-            with self.path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row."""
-        row = {key: f"{value:.8g}" for key, value in metrics.items() if key != "epoch"}
-        if not set(row) & set(self.columns):
-            return
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", restval="")
-            writer.writerow({"epoch": int(metrics.get("epoch", 0)), "step": step, **row})
+from prism_model.runs import RESUME
 
 
 class Keep(Checkpoint):  # type: ignore[misc]
-    """Keeps the best weights after each validation, and the loop's state after each epoch.
+    """Keeps the best weights after each validation, and the loop's state after each epoch and some steps within.
 
     Parameters
     ----------
@@ -84,10 +29,13 @@ class Keep(Checkpoint):  # type: ignore[misc]
         The validation score that decides, smaller is better.
     patience
         Validations without a better one after which training stops; None = never.
+    every
+        Steps after which the state is saved within an epoch; None = only at its end.
     """
 
-    def __init__(self, folder: Path, monitor: str, patience: int | None) -> None:
-        self.folder, self.monitor, self.patience = folder, monitor, patience
+    def __init__(self, folder: Path, monitor: str, patience: int | None = None, every: int | None = None) -> None:
+        self.folder, self.monitor, self.patience, self.every = folder, monitor, patience, every
+        self.saved = 0
         self.best: float | None = None
         self.best_step: int | None = None
         self.since = 0
@@ -104,6 +52,9 @@ class Keep(Checkpoint):  # type: ignore[misc]
         """Keep the weights if they are the best so far."""
         if trainer.sanity_checking:
             return
+        if self.monitor not in trainer.callback_metrics:
+            branch = self.monitor.removeprefix("valid/").removesuffix("_mse")
+            raise QueryError(f"select is {branch!r}, and the model gives no such branch")
         score = float(trainer.callback_metrics[self.monitor])
         self.since += 1
         if self.best is None or score < self.best:
@@ -115,10 +66,23 @@ class Keep(Checkpoint):  # type: ignore[misc]
         if self.patience is not None and self.since >= self.patience:
             trainer.should_stop = True
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the loop's state when it is time, unless a validation or the epoch's end comes first."""
+        due = self.every is not None and trainer.global_step - self.saved >= self.every
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if due and not last and (batch_idx + 1) % trainer.val_check_batch:
+            self._save(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the loop's state, unless the epoch was broken off."""
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self.saved = trainer.global_step
         path = self.folder / RESUME
         part = path.with_name(f".{path.name}.part")
         trainer.save_checkpoint(part)  # on all ranks

@@ -46,6 +46,7 @@ def main() -> None:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings in YAML, over the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, such as train.lr=0.001.")
 @click.option("--seed", type=int, help="Of initialisation and order.")
+@click.option("--seeds", help="Several, with commas between: a run each, in folders seed-N under --out.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out after its last finished epoch.")
 @DEVICE
 def train(
@@ -55,15 +56,20 @@ def train(
     file: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,
+    seeds: str | None,
     resume: bool,
     device: str,
 ) -> None:
-    """Train Prism on STORE."""
+    """Train a model on STORE: Prism, or with --set model.name=... another one.
+
+    With --seeds the same command, given again, goes on where it was broken off. `torchrun --nproc-per-node N -m
+    prism_model train ...` trains in N processes.
+    """
     from prism_model.config import RunConfig, make_config
     from prism_model.train import fit
 
     if resume:
-        if store or file or overrides or seed is not None:
+        if store or file or overrides or seeds or seed is not None:
             raise click.UsageError("--resume goes on with the settings of the run; give --out alone with it")
         fit(RunConfig(), out, resume=True, device=device, say=click.echo)
         return
@@ -74,6 +80,13 @@ def train(
     config = make_config(recipe, file, overrides)
     if not config.data.store:
         raise click.UsageError("name the STORE to train on")
+    if seeds is not None:
+        from prism_model.seeds import fit_seeds
+
+        if seed is not None:
+            raise click.UsageError("give --seed or --seeds")
+        fit_seeds(config, out, _numbers(seeds), device=device, say=click.echo)
+        return
     fit(config, out, device=device, say=click.echo)
 
 
@@ -83,14 +96,33 @@ def train(
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Score mean and ridge too.")
 @DEVICE
 def evaluate(run: Path, split: str, baselines: bool, device: str) -> None:
-    """Score the best model of RUN on a split, both branches."""
+    """Score the best model of RUN on a split, both branches; or all runs of --seeds under RUN, mean and sd."""
     from rich.console import Console
 
+    from prism_model import distributed, seeds
     from prism_model.evaluate import as_table
     from prism_model.evaluate import evaluate as score
 
-    Console().print(as_table(score(run, split, device=device, baselines=baselines)))
-    click.echo(f"written: {run / 'metrics' / f'{split}.json'}, {run / 'predictions' / f'{split}.parquet'}")
+    metrics = run / "metrics" / f"{split}.json"
+    if next(run.glob("seed-*/config.yaml"), None) is not None:
+        summary = seeds.evaluate_seeds(run, split, device=device, baselines=baselines)
+        if distributed.place().first:
+            Console().print(seeds.as_table(summary))
+            if summary["unfinished"]:
+                click.echo(f"left out, not finished: {', '.join(summary['unfinished'])}")
+            click.echo(f"written: {metrics}")
+        return
+    result = score(run, split, device=device, baselines=baselines)
+    if distributed.place().first:
+        Console().print(as_table(result))
+        click.echo(f"written: {metrics}, {run / 'predictions' / f'{split}.parquet'}")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--seeds are whole numbers with commas between, not {text!r}") from None
 
 
 @main.command()

@@ -82,6 +82,10 @@ class TrainConfig:
     """Whether a GPU may multiply float32 matrices in TF32."""
     start_from_mean: bool = False
     """Start the output's bias at the mean of the training targets instead of 0."""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """Beside ``log.csv``: ``tensorboard``, ``wandb``, both or none."""
+    save_steps: int | None = 500
+    """Steps after which the state is saved within an epoch, for --resume; None = only at the epoch's end."""
     patience: int | None = None
     """Stop after so many validations without a better one; None = never."""
 

@@ -101,11 +101,9 @@ class Data:
             orient=c.orient,
         )
 
-    def loader(
-        self, windows: Windows, batch_size: int, *, shuffle: bool = False, seed: int = 0, device: str = "cpu"
-    ) -> Loader:
-        """Batches of windows; silent positions are 0."""
-        return windows.loader(batch_size=batch_size, shuffle=shuffle, seed=seed, device=device, missing="zero")
+    def loader(self, windows: Windows, batch_size: int, **options: Any) -> Loader:
+        """Batches of windows, see :class:`genostore.loader.Loader` for the options; silent positions are 0."""
+        return windows.loader(batch_size, missing="zero", **options)
 
     def inputs(self, batch: Batch) -> Inputs:
         """What the model takes of a batch.

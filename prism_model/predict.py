@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from genostore.errors import QueryError
-from prism_model import runs
+from prism_model import distributed, runs
+from prism_model.adjustment import Averaging
 from prism_model.config import RunConfig
 from prism_model.data import Data
 from prism_model.models.own import run_model
@@ -68,7 +69,9 @@ class Predictor:
         if store is not None:
             query["store"] = str(store)
         self.data = Data(type(self.config.data)(**query))
-        self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.place = distributed.current()
+        self.device = self.place.device(kind)
         self.model = load_any(run, scan=self.config.scan, model=model).to(self.device)
         wanted, given = self.config.model.signal_size, len(self.data.channels)
         if wanted != given:
@@ -78,8 +81,16 @@ class Predictor:
         """Windows of some genes or a split, whether or not their expression was measured."""
         return self.data.windows(split=split, genes=None if genes is None else list(genes), measured=False)
 
-    def __call__(self, windows: Windows, batch_size: int | None = None) -> pd.DataFrame:
+    def __call__(
+        self,
+        windows: Windows,
+        batch_size: int | None = None,
+        *,
+        averaging: Averaging | None = None,
+    ) -> pd.DataFrame:
         """Predict all samples of a query.
+
+        In a group of processes (``torch.distributed``) each predicts a share, and all get the whole table.
 
         Parameters
         ----------
@@ -87,6 +98,8 @@ class Predictor:
             Of ``genes`` or of ``data.windows``.
         batch_size
             Samples at once; that of the training when left out.
+        averaging
+            A second way of averaging over the contexts, whose column is ``adjusted_<averaging>``.
 
         Returns
         -------
@@ -94,12 +107,15 @@ class Predictor:
             One row a sample: gene (id), name, cell_type, observed (NaN when not measured), original and, for a
             model with contexts, adjusted.
         """
-        loader = self.data.loader(windows, batch_size or self.config.train.batch_size, device=self.device)
-        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        share = {"rank": self.place.rank, "world": self.place.world, "even": False}
+        loader = self.data.loader(windows, batch_size or self.config.train.batch_size, device=self.device, **share)
+        second = f"adjusted_{averaging}"
+        columns: dict[str, list[Any]] = {name: [] for name in ("index", *COLUMNS, second)}
         self.model.eval()
         with torch.no_grad():
             for batch in loader:
                 out = run_model(self.model, self.data.inputs(batch), batch)
+                columns["index"].append(batch.index.cpu().numpy())
                 columns["gene"].append(batch.gene.cpu().numpy())
                 columns["cell_type"].append(batch.cell_type.cpu().numpy())
                 columns["observed"].append(batch.target.cpu().numpy())
@@ -107,7 +123,14 @@ class Predictor:
                     predicted = getattr(out, branch)
                     if predicted is not None:
                         columns[branch].append(predicted.cpu().numpy())
-        joined = {name: np.concatenate(parts) for name, parts in columns.items() if parts}
+                if averaging is not None and self.config.model.adjusts:
+                    again = self.model(*self.data.inputs(batch), averaging=averaging, branches="adjusted")
+                    columns[second].append(again.adjusted.cpu().numpy())
+        shares = distributed.gather({name: np.concatenate(parts) for name, parts in columns.items() if parts})
+        shares = [mine for mine in shares if mine]  # fewer samples than processes
+        joined = {name: np.concatenate([mine[name] for mine in shares]) for name in shares[0]} if shares else {}
+        order = np.argsort(joined.pop("index"), kind="stable")
+        joined = {name: values[order] for name, values in joined.items()}
         genes = windows.genes
         row = joined.pop("gene")
         cells = np.asarray(windows.cell_types, dtype=object)[joined.pop("cell_type")]

@@ -5,9 +5,10 @@
     RUN/config.yaml              the complete configuration
         data.json                store, tracks and the hashes of their source files
         run.json                 version and commit of the code, packages, seed
-        log.csv                  losses, learning rate and validation scores by step
+        log.csv                  losses, learning rate and validation scores by step; tensorboard/: the same
         checkpoints/best/        model.safetensors and model.json: the weights that count
         checkpoints/resume.ckpt  state of the training loop, for --resume
+        finished.json            that training reached its end, and where the best checkpoint lies
         metrics/<split>.json     scores of both branches and the baselines
         predictions/<split>.parquet
 """
@@ -30,6 +31,7 @@ from prism_model.settings import from_plain, read_yaml, write_yaml
 CONFIG = "config.yaml"
 RESUME = "checkpoints/resume.ckpt"
 LOG = "log.csv"
+FINISHED = "finished.json"
 
 
 def create(folder: str | Path, config: RunConfig, digest: Mapping[str, Any]) -> Path:
@@ -75,6 +77,16 @@ def read_digest(folder: str | Path) -> dict[str, Any]:
     """Read which data a run was trained on."""
     digest: dict[str, Any] = json.loads((Path(folder) / "data.json").read_text())
     return digest
+
+
+def finish(folder: Path, steps: int, best_step: int | None, best: float | None) -> None:
+    """Note that a training reached its end."""
+    write_json(folder / FINISHED, {"steps": steps, "best_step": best_step, "best": best})
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether the training of a run reached its end."""
+    return (Path(folder) / FINISHED).is_file()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

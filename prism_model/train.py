@@ -15,14 +15,15 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from genostore import Batch
 from genostore.errors import ConflictError, GenostoreError, QueryError
-from prism_model import runs
-from prism_model.callbacks import CsvLog, Keep, Lines, orderly_interrupt
+from prism_model import distributed, loggers, runs
+from prism_model.callbacks import Keep, Lines, orderly_interrupt
 from prism_model.config import DataConfig, LossConfig, RunConfig, TrainConfig
 from prism_model.data import Data, Inputs
 from prism_model.losses import prism_loss
@@ -124,12 +125,24 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         return replace(batch, **moved)
 
     def on_train_epoch_start(self) -> None:
-        """Start the loader's epoch: its order depends on the number alone, also after a resume."""
+        """Start the loader's epoch, or go on in it after a resume: its order depends on the number alone."""
         _start_epoch(self.trainer.train_dataloader, self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
         """Start the loader anew: Lightning leaves it after the last batch, which is not the end of its epoch."""
+        distributed.share_buffers(self.model)
         _start_epoch(self.trainer.val_dataloaders, 0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep where the random numbers stand, for models that draw some."""
+        checkpoint["random"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the random numbers."""
+        cpu, *gpus = checkpoint.get("random", [torch.get_rng_state()])
+        torch.set_rng_state(cpu)
+        if len(gpus) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(gpus)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch.
@@ -162,10 +175,7 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         """Score the whole split, each sample once whatever the number of processes."""
         rows = [torch.cat([c.double() for c in column]) for column in zip(*self._collected, strict=True)]
         self._collected.clear()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            shares: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(shares, rows)
-            rows = [torch.cat(column) for column in zip(*shares, strict=True)]
+        rows = [torch.cat(column) for column in zip(*distributed.gather(rows), strict=True)]
         _, first = torch.unique(rows[0], return_inverse=True)
         once = torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))
         observed, *predictions = (column[once].numpy() for column in rows[1:])
@@ -220,7 +230,21 @@ def fit(
     DivergedError
         When the loss is not finite; the best checkpoint so far is kept.
     """
-    out = Path(out)
+    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    at = distributed.place()
+    with distributed.group(at, kind):
+        return _fit(config, Path(out), model, resume, at, kind, say if at.first else _silent)
+
+
+def _fit(
+    config: RunConfig,
+    out: Path,
+    model: nn.Module | None,
+    resume: bool,
+    at: distributed.Place,
+    kind: str,
+    say: Callable[[str], None],
+) -> Path:
     if resume:
         config = runs.read_config(out)
     own = None if model is None else Own(model)
@@ -228,15 +252,13 @@ def fit(
         config = replace(config, model=own.config)
     data = Data(wanted(config))
     config = complete(config, data)
+    loggers.check(config.train.loggers)
     if resume:
         _check_same_data(out, data)
     else:
         runs.refuse_existing(out)
 
     pl.seed_everything(config.seed, verbose=False)
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = "cuda" if cuda else "cpu"
-    precision = config.train.precision if config.train.precision != "auto" else ("bf16-mixed" if cuda else "32-true")
     train, valid = data.windows("train"), data.windows("valid")
     made = build(config.model, scan=config.scan) if own is None else own
     if own is not None:
@@ -245,27 +267,30 @@ def fit(
         targets = train.selection.target
         assert targets is not None  # the query named an expression
         start_from(made, float(np.nanmean(targets)))
-    train_loader = data.loader(train, config.train.batch_size, shuffle=True, seed=config.seed, device=place)
-    valid_loader = data.loader(valid, config.train.batch_size, device=place)
+    options: dict[str, Any] = {"device": at.device(kind), "rank": at.rank, "world": at.world}
+    train_loader = data.loader(train, config.train.batch_size, shuffle=True, seed=config.seed, **options)
+    valid_loader = data.loader(valid, config.train.batch_size, even=False, **options)
     steps = config.train.steps or (config.train.epochs or 1) * len(train_loader)
     module = Training(made, config.loss, config.train, steps, data.inputs, lambda batch: data.names(batch, train))
-    keep = Keep(out, f"valid/{config.select}_mse", config.train.patience)
+    keep = Keep(out, f"valid/{config.select}_mse", config.train.patience, config.train.save_steps)
     say(
         f"{config.model.name}: {sum(p.numel() for p in made.parameters()):,} parameters; {len(train):,} samples to "
         f"train, {len(valid):,} to validate; signals {', '.join(data.channels) or 'none'}; "
-        f"{len(data.features)} features; {steps:,} steps"
+        f"{len(data.features)} features; {steps:,} steps" + (f" of {at.world} processes" if at.world > 1 else "")
     )
-    log = CsvLog(out, _columns())
-    trainer = make_trainer(config.train, steps, len(train_loader), log, [keep, Lines(say)], place, precision)
     state = out / runs.RESUME if resume and (out / runs.RESUME).is_file() else None
-    if not resume:
-        runs.create(out, config, data.digest())  # now that everything asked for has been found
-    elif state is None:
-        say("its first epoch was not finished: starting from the first step")
-    _rewind(log, state)
+    distributed.barrier()  # all have found what was asked for, and that the folder is free
+    if resume and state is None:
+        say("no state was saved yet: starting from the first step")
+    if not resume and at.first:
+        runs.create(out, config, data.digest())
+    logs = loggers.make(config, out, _columns())
+    trainer = make_trainer(config.train, steps, len(train_loader), logs, [keep, Lines(say)], kind, at)
+    _rewind(logs[0], state)
     with quiet(), fast_products(config.train.tf32), orderly_interrupt(trainer, module, say):
         if isinstance(made, Ridge):
-            penalty = made.solve((data.inputs(batch), batch.target) for batch in train_loader)
+            every = data.loader(train, config.train.batch_size, rank=0, world=1)
+            penalty = made.solve((data.inputs(batch), batch.target) for batch in every)
             say(f"solved in closed form, penalty {penalty:g}")
             trainer.validate(module, valid_loader, verbose=False)
         else:
@@ -275,7 +300,13 @@ def fit(
     else:
         end = "interrupted" if module.interrupted else "finished"
         say(f"{end} at step {trainer.global_step:,}; best {keep.monitor} {keep.best:.4f} at step {keep.best_step:,}")
+        if at.first and not module.interrupted:
+            runs.finish(out, trainer.global_step, keep.best_step, keep.best)
     return out
+
+
+def _silent(line: str) -> None:
+    """Of the processes that are not the first."""
 
 
 def wanted(config: RunConfig) -> DataConfig:
@@ -303,31 +334,38 @@ def make_trainer(
     train: TrainConfig,
     steps: int,
     steps_per_epoch: int,
-    log: CsvLog | bool,
+    logs: list[Logger] | bool,
     callbacks: list[pl.Callback],
-    device: str = "cpu",
-    precision: str = "32-true",
+    kind: str = "cpu",
+    at: distributed.Place | None = None,
 ) -> pl.Trainer:
     """A Lightning trainer with our settings; validation ``train.validations`` times an epoch, and at the end."""
+    at = at or distributed.Place()
+    precision = train.precision if train.precision != "auto" else ("bf16-mixed" if kind == "cuda" else "32-true")
+    many: dict[str, Any] = {"strategy": "ddp"} if at.world > 1 else {}
     with quiet():
         interval = max(1, round(steps_per_epoch / train.validations)) if train.validations > 1 else 1.0
-        bar = [pl.callbacks.RichProgressBar(leave=False)] if sys.stderr.isatty() else []
+        bar = [pl.callbacks.RichProgressBar(leave=False)] if sys.stderr.isatty() and at.first else []
         return pl.Trainer(
-            accelerator="gpu" if device == "cuda" else "cpu",
-            devices=1,
+            accelerator="gpu" if kind == "cuda" else "cpu",
+            devices=at.local_world,
+            num_nodes=at.nodes,
+            sync_batchnorm=kind == "cuda" and at.world > 1,
+            use_distributed_sampler=False,
             precision=precision,
             max_steps=steps,
             max_epochs=-1,
             val_check_interval=min(interval, steps_per_epoch) if train.validations > 1 else 1.0,
             check_val_every_n_epoch=max(1, round(1 / train.validations)),
             gradient_clip_val=train.clip or None,
-            logger=log,
+            logger=logs,
             log_every_n_steps=1 if steps < 1_000 else 10,
             callbacks=[*callbacks, *bar],
             enable_checkpointing=any(isinstance(c, pl.callbacks.Checkpoint) for c in callbacks),
             enable_progress_bar=bool(bar),
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            **many,
         )
 
 
@@ -341,7 +379,7 @@ def _columns() -> list[str]:
     return ["lr", *(f"train/{term}" for term in TERMS), *validation]
 
 
-def _rewind(log: CsvLog, state: Path | None) -> None:
+def _rewind(log: Any, state: Path | None) -> None:
     """Forget what the log says of steps that will be made again."""
     # Nothing in the loop's state needs more than plain values.
     known = {"global_step": 0} if state is None else torch.load(state, map_location="cpu", weights_only=True)

@@ -96,6 +96,8 @@ class Loader(IterableDataset[Batch]):
         Leave out the last, short batch.
     rank, world
         Of this process; taken from ``torch.distributed`` when left out. See :class:`genostore.order.Order`.
+    even
+        False: no sample is left out where ``world`` does not divide their number; ranks may get one more or less.
     threads
         That read; 0 reads in the caller's thread.
     prefetch
@@ -132,6 +134,7 @@ class Loader(IterableDataset[Batch]):
         drop_last: bool = False,
         rank: int | None = None,
         world: int | None = None,
+        even: bool = True,
         threads: int = 2,
         prefetch: int = 2,
         memory: int | None = None,
@@ -153,7 +156,7 @@ class Loader(IterableDataset[Batch]):
         rank, world = _place(rank, world)
         self.windows: Windows = windows
         blocks = {k: v for k, v in (("block", block), ("buffer", buffer)) if v is not None}
-        self.order = Order(len(windows), batch_size, shuffle, seed, drop_last, rank, world, **blocks)
+        self.order = Order(len(windows), batch_size, shuffle, seed, drop_last, rank, world, even=even, **blocks)
         self.device = find_device(device or ("cuda" if resident == "cuda" else "cpu"))
         if resident == "cuda" and self.device.type != "cuda":
             raise QueryError(f"resident='cuda' holds the data on a GPU, and device is {device!r}; leave device out")

@@ -70,3 +70,14 @@ def test_what_is_left_out_changes_with_the_epoch() -> None:
 def test_wrong_options_are_named(wrong: dict) -> None:
     with pytest.raises(QueryError, match=f"{next(iter(wrong))} is"):
         Order(**({"n": 10, "batch_size": 2} | wrong))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_scoring_leaves_no_sample_out(shuffle: bool, world: int) -> None:
+    ranks = [Order(11, 2, shuffle, rank=r, world=world, even=False) for r in range(world)]
+    assert sorted(np.concatenate([order.epoch(3) for order in ranks]).tolist()) == list(range(11))
+    for order in ranks:
+        assert sum(len(order.batch(order.epoch(3), i)) for i in range(len(order))) == order.samples
+    with pytest.raises(QueryError, match="even=False"):
+        Order(11, 2, "blocks", even=False)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import prism_model
 from genostore import Batch
 from genostore.errors import ConflictError, FormatError, NotFoundError, QueryError
-from prism_model import ModelConfig, Predictor, Prism, PrismConfig, evaluate, fit, make_config
+from prism_model import ModelConfig, Predictor, Prism, PrismConfig, fit, make_config
 from prism_model.baselines import baseline_predictions
+from prism_model.evaluate import evaluate
 from prism_model.models import registry
 from prism_model.settings import from_plain, read_yaml, to_plain, write_yaml
 from prism_model.train import RunConfig, parameter_groups

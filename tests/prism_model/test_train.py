@@ -106,6 +106,26 @@ def test_a_resumed_run_equals_an_undisturbed_one(run: Path, tiny_store: Path, tm
     assert log_of(run) == log_of(part)
 
 
+def test_a_run_broken_off_within_an_epoch_goes_on_there(tiny_store: Path, tmp_path: Path) -> None:
+    """15 steps an epoch, a validation after 8 of them, states after 4, 9, 13, 15, 19 ...: broken off at 23."""
+    settings = ["train.batch_size=4", "train.validations=2", "train.save_steps=4", "train.epochs=2"]
+    whole = fit(config(tiny_store, *settings), tmp_path / "whole", device="cpu", say=quiet)
+
+    def stop(line: str) -> None:
+        if line.startswith("step 23 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(config(tiny_store, *settings), tmp_path / "part", device="cpu", say=stop)
+    state = torch.load(tmp_path / "part/checkpoints/resume.ckpt", weights_only=True)
+    assert state["global_step"] == 19
+    part = fit(RunConfig(), tmp_path / "part", resume=True, device="cpu", say=quiet)
+    for key, value in Prism.from_run(whole).state_dict().items():
+        assert torch.equal(value, Prism.from_run(part).state_dict()[key]), key
+    assert log_of(whole) == log_of(part)
+    assert [int(row["step"]) for row in log_of(part) if row["train/total"]] == list(range(30))
+
+
 def test_a_run_broken_off_in_its_first_epoch_starts_anew(run: Path, tiny_store: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
 
