@@ -164,8 +164,18 @@ def predict(
     show_default=True,
     help="Not told by the weights.",
 )
+@click.option("--store", help="Make a run of it on this store, for `prism evaluate` and `prism predict`.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Of that run: data.cell_types=[K562].")
 @click.option("--to-official", is_flag=True, help="CHECKPOINT is a folder of ours; write the release's layout.")
-def convert(checkpoint: Path, out: Path | None, center_length: int, context_activation: str, to_official: bool) -> None:
+def convert(
+    checkpoint: Path,
+    out: Path | None,
+    center_length: int,
+    context_activation: str,
+    store: str | None,
+    overrides: tuple[str, ...],
+    to_official: bool,
+) -> None:
     """Turn a CHECKPOINT of the official release into ours (or back); no pickle in it is executed."""
     from prism_model import official, weights
     from prism_model.prism import Prism
@@ -176,7 +186,12 @@ def convert(checkpoint: Path, out: Path | None, center_length: int, context_acti
     else:
         target = out or checkpoint.with_suffix("")
         model = Prism.from_official(checkpoint, center_length=center_length, context_activation=context_activation)
-        weights.save(target, model, {"source": checkpoint.name})
+        if store is not None:
+            from prism_model.adopt import adopt
+
+            adopt(model, target, store, overrides, checkpoint.name)
+        else:
+            weights.save(target, model, {"source": checkpoint.name})
         c = model.config
         click.echo(
             f"{sum(p.numel() for p in model.parameters()):,} parameters: d_model {c.d_model}, {c.n_layer} layers, "

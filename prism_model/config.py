@@ -30,9 +30,9 @@ class DataConfig:
     features: tuple[str, ...] | None = None
     """Gene features; None = all; [] = none."""
     expression: str | None = None
-    """Assay to predict; None = the one there is."""
+    """Assay to predict; None = the one there is, CAGE among several."""
     fold: str | None = None
-    """Column of the split; None = the one there is."""
+    """Column of the split; None = the one there is, the published fold_11 among several."""
     width: int = 2_000
     jitter: int = 0
     """Greatest random shift of training windows, in bases."""

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from genostore.windows import Windows
 
 SPLITS = ("train", "valid", "test")
+PAPER_FEATURES = (
+    *(f"{part}_log10zscore" for part in ("UTR5LEN", "CDSLEN", "INTRONLEN", "UTR3LEN")),
+    *("UTR5GC", "CDSGC", "UTR3GC", "ORFEXONDENSITY", "promoter_activity"),
+)
+"""The nine gene features of the release, in its order; the last one belongs to a cell type and sees the epigenome."""
 Inputs = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -179,7 +184,7 @@ def resolve(config: DataConfig, store: Store) -> DataConfig:
         When it has several and none is the obvious one.
     """
     table = store.expression
-    expression = _only(config.expression, list(dict.fromkeys(table["assay"])), "expression", store)
+    expression = _only(config.expression, list(dict.fromkeys(table["assay"])), "expression", store, usual="CAGE")
     measured = list(table.loc[table["assay"] == expression, "cell_type"])
     cells = config.cell_types
     if cells is None:
@@ -204,23 +209,30 @@ def resolve(config: DataConfig, store: Store) -> DataConfig:
         contacts=contacts,
         contact_bin_size=size if contacts else None,
         contact_weight=weight if contacts else None,
-        features=tuple(store.features) if config.features is None else config.features,
+        features=_ordered(store.features) if config.features is None else config.features,
         expression=expression,
-        fold=_only(config.fold, store.splits, "fold", store),
+        fold=_only(config.fold, store.splits, "fold", store, usual="fold_11"),
     )
 
 
-def _only(wanted: str | None, known: list[str], what: str, store: Store) -> str:
-    """The one that is wanted, or the one there is."""
+def _only(wanted: str | None, known: list[str], what: str, store: Store, usual: str) -> str:
+    """The one that is wanted, or the one there is; among several the published one."""
     if wanted is not None:
         if wanted not in known:
             raise NotFoundError(f"{store.path} has no {what} {wanted!r}: {nearest(wanted, known)}")
         return wanted
     if not known:
         raise NotFoundError(f"{store.path} has no {what}, and a run needs one: name it in the catalogue and ingest it")
+    if len(known) > 1 and usual in known:
+        return usual
     if len(known) > 1:
         raise QueryError(f"{store.path} has several: {', '.join(known)}; choose with data.{what}")
     return known[0]
+
+
+def _ordered(features: list[str]) -> tuple[str, ...]:
+    """Features in the order of the release's models, others behind them."""
+    return (*(f for f in PAPER_FEATURES if f in features), *(f for f in features if f not in PAPER_FEATURES))
 
 
 def _shared_assays(store: Store, cells: tuple[str, ...]) -> list[str]:

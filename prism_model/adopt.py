@@ -1,0 +1,63 @@
+"""A run of weights that were trained elsewhere, so that they can be evaluated, predicted with and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from genostore.errors import QueryError
+from prism_model import runs, weights
+from prism_model.config import make_config
+from prism_model.data import Data
+from prism_model.prism import Prism
+
+
+def adopt(
+    model: Prism, out: str | Path, store: str | Path, overrides: Iterable[str] = (), source: str | None = None
+) -> Path:
+    """Make the folder of a run around a model.
+
+    Parameters
+    ----------
+    model
+        Such as ``Prism.from_official`` gives.
+    out
+        Folder of the run.
+    store
+        Where its inputs come from: by the recipe ``paper``, in its order of signals and features.
+    overrides
+        Texts like ``"data.cell_types=[K562]"`` over that recipe; not of the model.
+    source
+        What to record as the weights' origin.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    genostore.errors.QueryError
+        When the store gives other signals or features than the model takes.
+    """
+    config = make_config("paper", None, [f"data.store={store}", *overrides])
+    data = Data(config.data)
+    given = {"signals": data.channels, "features": data.features}
+    takes = {"signals": model.config.signal_size, "features": model.config.feature_size}
+    for name, size in takes.items():
+        if len(given[name]) != size:
+            raise QueryError(
+                f"the model takes {size} {name}, and {store} gives {len(given[name])}: "
+                f"{', '.join(given[name]) or 'none'}; choose them with data.assays, data.contacts and data.features"
+            )
+    if model.config.center_length > data.config.width:
+        raise QueryError(
+            f"the model averages {model.config.center_length} positions; data.width is {data.config.width}"
+        )
+    out = Path(out)
+    info: dict[str, Any] = {"source": source, "trained": "elsewhere"}
+    runs.create(out, replace(config, data=data.config, model=model.config), data.digest())
+    weights.save(out / weights.BEST, model, info)
+    return out
