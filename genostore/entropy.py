@@ -5,7 +5,6 @@ Functions take addresses; whatever they read lies between ``genostore.zstd.PADDI
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from genostore.machine import (
     load16,
     load32,
     load64,
+    part,
     shift_right,
     store8,
     store16,
@@ -33,13 +33,13 @@ _MAX_WEIGHT_LOG = 6
 _AT_ONCE = 5  # codes of 11 bits in a word of which 56 are valid
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def window(base: int, left: int) -> int:
     """Give the 56 or more bits below bit number ``left`` of a stream that is read from its end, highest first."""
     return load64(base + (left >> 3) - 7) << (8 - (left & 7))
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def bits_of(start: int, end: int) -> int:
     """Count the bits of a stream that is read from its end; the highest bit of its last byte marks it. -1 if none."""
     if end <= start:
@@ -48,7 +48,7 @@ def bits_of(start: int, end: int) -> int:
     return ((end - 1 - start) << 3) + highest_bit(marker) if marker else DAMAGED
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: Ints) -> tuple[int, int, int]:
     """Read the counts of an FSE table.
 
@@ -61,7 +61,8 @@ def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: Ints) -
     if log > max_log:
         return DAMAGED, 0, at
     bit, remaining, symbol = 4, 1 << log, 0
-    counts[:] = 0
+    for i in range(SYMBOLS):
+        counts[i] = 0
     while remaining > 0:
         if symbol >= n_symbols or at + (bit >> 3) > end:
             return DAMAGED, 0, at
@@ -93,7 +94,7 @@ def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: Ints) -
     return log, symbol, at
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def build(base: Ints, bits: Ints, counts: Ints, n_symbols: int, log: int, table: Ints, spread: Ints) -> None:
     """Make a decoding table: an entry is base | bits << 32 | bits of the next state << 40 | its base << 48."""
     size = 1 << log
@@ -118,7 +119,7 @@ def build(base: Ints, bits: Ints, counts: Ints, n_symbols: int, log: int, table:
         table[state] = base[symbol] | bits[symbol] << 32 | n << 40 | ((following << n) - size) << 48
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def read_weights(
     at: int, end: int, weights: NDArray[np.uint8], table: Ints, spread: Ints, counts: Ints
 ) -> tuple[int, int]:
@@ -164,11 +165,12 @@ def read_weights(
 _SAME, _NONE = np.arange(SYMBOLS, dtype=np.int64), np.zeros(SYMBOLS, dtype=np.int64)
 
 
-@numba.njit(cache=True, nogil=True)
-def build_huffman(weights: NDArray[np.uint8], n: int, table: NDArray[np.uint16]) -> int:
+@part
+def build_huffman(weights: NDArray[np.uint8], n: int, table: NDArray[np.uint16], starts: Ints) -> int:
     """Make the table of a Huffman code: symbol | bits << 8 by the next bits; give its logarithm or ``DAMAGED``."""
     total = 0
-    starts = np.zeros(16, dtype=np.int64)
+    for i in range(16):
+        starts[i] = 0
     for i in range(n):
         weight = word(weights[i])
         if weight > _MAX_HUFFMAN:
@@ -205,7 +207,7 @@ def build_huffman(weights: NDArray[np.uint8], n: int, table: NDArray[np.uint16])
     return log
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@part
 def _five(base: int, left: int, log: int, table: int, to: int) -> int:
     """Decode five symbols of a stream; give the bits that are left."""
     bits = window(base, left)
@@ -217,7 +219,7 @@ def _five(base: int, left: int, log: int, table: int, to: int) -> int:
     return left
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def _rest(base: int, left: int, log: int, table: int, to: int, end: int) -> bool:
     """Decode a stream to its end; tell whether it was of that length."""
     while to < end and left >= 0:
@@ -228,7 +230,7 @@ def _rest(base: int, left: int, log: int, table: int, to: int, end: int) -> bool
     return left == 0 and to == end
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def decode_huffman(at: int, end: int, streams: int, log: int, table: int, to: int, n: int) -> bool:
     """Decode n literals of one or four streams to ``to``; tell whether the streams were whole."""
     if streams == 1:

@@ -6,8 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from genostore.machine import call4, call5, crc32c, fill32, load32, move, store8, word
-from genostore.zstd import PADDING, UNSUPPORTED, decode, workspace
+from genostore.machine import call4, call5, crc32c, fill32, load32, move, part, store8, word
+from genostore.zstd import PADDING, UNSUPPORTED, Workspace, decode
 
 ABSENT = -1  # where a chunk lies that should be there and is not
 SILENT = -2  # where a chunk lies whose whole shard holds no data
@@ -15,7 +15,7 @@ SILENT = -2  # where a chunk lies whose whole shard holds no data
 _READ_AT_ONCE = 1 << 17  # bytes of neighbouring chunks
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@part
 def _fill(to: int, pattern: int, n: int) -> None:
     """Fill n bytes with a pattern of eight over and over."""
     end = to + n
@@ -26,6 +26,17 @@ def _fill(to: int, pattern: int, n: int) -> None:
         store8(to, pattern)
         pattern = (pattern >> 8) & 0xFFFFFFFFFFFFFF | (pattern & 255) << 56
         to += 1
+
+
+@part
+def _greatest(chunk_bytes: int) -> int:
+    """Bound the stored length of a chunk: an honest one is never much larger than what it decodes to."""
+    return 2 * chunk_bytes + 1024
+
+
+def room(chunk_bytes: int) -> int:
+    """Give the bytes that :func:`gather` wants for what it reads."""
+    return max(_READ_AT_ONCE, 2 * chunk_bytes + 1024) + 2 * PADDING
 
 
 @numba.njit(cache=True, nogil=True)
@@ -44,6 +55,9 @@ def gather(
     out: int,
     stride: int,
     fill: int,
+    stored: NDArray[np.uint8],
+    scratch: NDArray[np.uint8],
+    work: Workspace,
 ) -> int:
     """Read, check, decode and place pieces that are sorted by chunk.
 
@@ -62,25 +76,25 @@ def gather(
         Address of the output and bytes from row to row.
     fill
         Eight bytes of the value that stands for no data, repeated.
+    stored, scratch
+        Room for what is read, of :func:`room` bytes, and for a decoded chunk.
+    work
+        Of :func:`genostore.zstd.workspace`.
 
     Returns
     -------
     int
         -1, or the number of the first piece whose chunk is absent or damaged.
     """
-    # An honest chunk is never much larger than what it decodes to.
-    greatest = 2 * chunk_bytes + 1024
-    room = max(_READ_AT_ONCE, greatest)
-    stored = np.empty(room + 2 * PADDING, dtype=np.uint8)
-    scratch = np.empty(chunk_bytes, dtype=np.uint8)
-    work = workspace(chunk_bytes)
+    limit, greatest = stored.size - 2 * PADDING, _greatest(chunk_bytes)
     buffer, decoded = word(stored.ctypes.data) + PADDING, word(scratch.ctypes.data)
     n, i = chunk.size, 0
     file, begin, end = word(-1), word(0), word(0)  # what of which file the buffer holds
     while i < n:
         after, last = i + 1, high[i]
         while after < n and chunk[after] == chunk[i]:
-            last = max(last, high[after])
+            if high[after] > last:
+                last = high[after]
             after += 1
         offset, length = where[i, 1], where[i, 2]
         if offset == SILENT:
@@ -95,7 +109,7 @@ def gather(
             file, begin, end = where[i, 0], offset, offset + length
             k = after
             while k < n and where[k, 0] == file:
-                if where[k, 1] == end and where[k, 2] >= 4 and where[k, 1] + where[k, 2] - begin <= room:
+                if where[k, 1] == end and where[k, 2] >= 4 and where[k, 1] + where[k, 2] - begin <= limit:
                     end = where[k, 1] + where[k, 2]
                 elif where[k, 1] + where[k, 2] != end:
                     break

@@ -222,6 +222,7 @@ class LocalShards:
             out.ctypes.data,
             out.strides[0],
             self._fill,
+            *_buffers(self.chunk * self.dtype.itemsize),
         )
         del held
         if failed >= 0:
@@ -264,7 +265,7 @@ def available() -> bool:
 
 
 class _Decoder:
-    """zstd's state of one thread."""
+    """The state of zstd's library in one thread."""
 
     def __init__(self) -> None:
         import numcodecs.zstd
@@ -286,6 +287,21 @@ def _decoder() -> _Decoder:
     if found is None:
         found = _local.decoder = _Decoder()
     return found
+
+
+def _buffers(chunk_bytes: int) -> tuple[Any, ...]:
+    """Give this thread's memory for reading and decoding chunks of a size."""
+    from genostore.kernels import room
+    from genostore.zstd import workspace
+
+    mine: dict[int, tuple[Any, ...]] = _local.__dict__.setdefault("buffers", {})
+    if chunk_bytes not in mine:
+        mine[chunk_bytes] = (
+            np.empty(room(chunk_bytes), np.uint8),
+            np.empty(chunk_bytes, np.uint8),
+            workspace(chunk_bytes),
+        )
+    return mine[chunk_bytes]
 
 
 @cache

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 _WORD = ir.IntType(64)
 
+# For functions that only compiled ones call: without the wrappers that Python would need, they compile faster.
+part = numba.njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
@@ -164,7 +167,7 @@ def highest_bit(typing: Any, word: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@part
 def word(value: Any) -> Any:
     """Make a word of any whole number, signed, as all words here are."""
     return np.int64(value)

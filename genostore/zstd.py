@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +28,7 @@ from genostore.entropy import (
     read_weights,
     window,
 )
-from genostore.machine import copy16, copy32, fill32, load8, load16, load32, load64, store8, top, word
+from genostore.machine import copy16, copy32, fill32, load8, load16, load32, load64, part, store8, top, word
 
 UNSUPPORTED = -2
 PADDING = 64  # bytes that may be read before and after a frame
@@ -68,11 +67,11 @@ class Workspace(NamedTuple):
     spread: Ints
     weights: NDArray[np.uint8]
     weight_table: Ints
+    starts: Ints
 
 
-@numba.njit(cache=True, nogil=True)
 def workspace(size: int) -> Workspace:
-    """Allocate a workspace for chunks of ``size`` bytes."""
+    """Allocate a workspace for chunks of ``size`` bytes, to be used by one thread at a time."""
     return Workspace(
         np.zeros((3, TABLE), dtype=np.int64),
         np.zeros(4, dtype=np.int64),
@@ -83,10 +82,11 @@ def workspace(size: int) -> Workspace:
         np.zeros(TABLE, dtype=np.int64),
         np.zeros(256, dtype=np.uint8),
         np.zeros(SYMBOLS, dtype=np.int64),
+        np.zeros(16, dtype=np.int64),
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def _header(frame: int, length: int, size: int) -> tuple[int, int]:
     """Read the header of a frame of ``size`` bytes; give where its blocks begin (or a fault) and end."""
     if length < 9 or load32(frame) != _MAGIC:
@@ -108,7 +108,13 @@ def _header(frame: int, length: int, size: int) -> tuple[int, int]:
     return (at if given == size else word(DAMAGED)), frame + length - (flags & 4)
 
 
-@numba.njit(cache=True, nogil=True)
+@part
+def _repeat_byte(to: int, byte: int, n: int) -> None:
+    for i in range(n):
+        store8(to + i, byte)
+
+
+@part
 def _literals(at: int, end: int, size: int, work: Workspace) -> tuple[int, int, int]:
     """Read the literals of a block; give their address (or a fault), their number, and where the section ends."""
     first = load8(at)
@@ -124,8 +130,9 @@ def _literals(at: int, end: int, size: int, work: Workspace) -> tuple[int, int, 
             return (at, n, at + n) if at + n <= end else (DAMAGED, n, at)
         if n > size or at >= end:
             return DAMAGED, n, at
-        work.literals[:n] = load8(at)
-        return word(work.literals.ctypes.data), n, at + 1
+        to = word(work.literals.ctypes.data)
+        _repeat_byte(to, load8(at), n)
+        return to, n, at + 1
     width = (10, 10, 14, 18)[form]
     both = load64(at) >> 4
     n, packed = both & ((1 << width) - 1), (both >> width) & ((1 << width) - 1)
@@ -137,7 +144,7 @@ def _literals(at: int, end: int, size: int, work: Workspace) -> tuple[int, int, 
         return UNSUPPORTED, n, at
     if what == 2:
         n_weights, at = read_weights(at, stop, work.weights, work.weight_table, work.spread, work.counts)
-        work.logs[3] = build_huffman(work.weights, n_weights, work.codes) if n_weights > 0 else DAMAGED
+        work.logs[3] = build_huffman(work.weights, n_weights, work.codes, work.starts) if n_weights > 0 else DAMAGED
     log = work.logs[3]
     if log < 0:
         return DAMAGED, n, at
@@ -147,7 +154,7 @@ def _literals(at: int, end: int, size: int, work: Workspace) -> tuple[int, int, 
     return to, n, stop
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def _tables(at: int, end: int, work: Workspace) -> int:
     """Read or make the tables of a block's sequences; give where their descriptions end, or a fault."""
     modes = load8(at)
@@ -158,7 +165,8 @@ def _tables(at: int, end: int, work: Workspace) -> int:
         mode, fault = (modes >> (6 - 2 * which)) & 3, UNSUPPORTED if which == _OFFSETS else DAMAGED
         if mode == 0:
             work.logs[which] = _DEFAULT_LOG[which]
-            work.counts[:] = _DEFAULTS[which]
+            for i in range(SYMBOLS):
+                work.counts[i] = _DEFAULTS[which, i]
             build(
                 _BASE[which], _BITS[which], work.counts, SYMBOLS, _DEFAULT_LOG[which], work.tables[which], work.spread
             )
@@ -180,7 +188,7 @@ def _tables(at: int, end: int, work: Workspace) -> int:
     return at
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@part
 def _copy(to: int, source: int, n: int, limit: int) -> None:
     """Copy n bytes that do not overlap; up to 31 more where that does not pass ``limit``."""
     end = to + n
@@ -196,7 +204,7 @@ def _copy(to: int, source: int, n: int, limit: int) -> None:
             source += 1
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@part
 def _repeat(to: int, offset: int, n: int, limit: int) -> None:
     """Copy n bytes from ``offset`` bytes before, over themselves where they overlap."""
     end = to + n
@@ -242,13 +250,7 @@ def _repeat(to: int, offset: int, n: int, limit: int) -> None:
         to += 128
 
 
-@numba.njit(cache=True, nogil=True)
-def _repeat_byte(to: int, byte: int, n: int) -> None:
-    for i in range(n):
-        store8(to + i, byte)
-
-
-@numba.njit(cache=True, nogil=True)
+@part
 def _sequences(
     base: int,
     end: int,
@@ -356,7 +358,7 @@ def _sequences(
     return (op if left == 0 else word(DAMAGED)), literal
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int, work: Workspace) -> int:
     """Decode a compressed block; give where the next value goes, or a fault."""
     literal, n, at = _literals(at, end, size, work)
@@ -386,7 +388,7 @@ def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int
     return op + rest
 
 
-@numba.njit(cache=True, nogil=True)
+@part
 def decode(frame: int, length: int, to: int, size: int, wanted: int, work: Workspace) -> int:
     """Decode the beginning of a frame.
 
@@ -411,7 +413,8 @@ def decode(frame: int, length: int, to: int, size: int, wanted: int, work: Works
         return at
     op, limit = to, to + size
     stop = to + wanted if wanted < size else limit + 1  # never: then the whole frame is checked
-    work.logs[:] = -1
+    for i in range(4):
+        work.logs[i] = -1
     work.offsets[0], work.offsets[1], work.offsets[2] = 1, 4, 8
     last = word(0)
     while last == 0:

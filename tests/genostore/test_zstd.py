@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from genostore.zstd import PADDING, UNSUPPORTED, decode, workspace
+from genostore.zstd import PADDING, UNSUPPORTED, Workspace, decode, workspace
 
 Bytes = NDArray[np.uint8]
 CANARY = 0xA5
 
 
 @numba.njit
-def _decode(frame: int, length: int, to: int, size: int, wanted: int) -> int:
-    return decode(frame, length, to, size, wanted, workspace(size))
+def _decode(frame: int, length: int, to: int, size: int, wanted: int, work: Workspace) -> int:
+    return decode(frame, length, to, size, wanted, work)
 
 
 def decoded(frame: bytes, size: int, wanted: int | None = None) -> tuple[int, Bytes]:
@@ -32,6 +32,7 @@ def decoded(frame: bytes, size: int, wanted: int | None = None) -> tuple[int, By
         target.ctypes.data + PADDING,
         size,
         size if wanted is None else wanted,
+        workspace(size),
     )
     assert (target[:PADDING] == CANARY).all()
     assert (target[PADDING + size :] == CANARY).all()
