@@ -10,6 +10,7 @@ import click
 
 from genostore.errors import GenostoreError
 from prism_model.memory import keep_freed_memory
+from prism_model.studies.commands import study
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 
@@ -212,3 +213,6 @@ def report(run: Path, out: Path, split: str, gene: str | None, commands: tuple[s
     from prism_model.report import report as write
 
     click.echo(f"written: {write(run, out, split=split, gene=gene, commands=commands, device=device)}")
+
+
+main.add_command(study)

@@ -1,0 +1,128 @@
+"""Run a study: its grid, then its tables, figures and page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from genostore.draw import style
+from prism_model import runs
+from prism_model.data import Data
+from prism_model.settings import to_plain
+from prism_model.studies.base import Cell, Report, Study
+from prism_model.studies.grid import run_grid
+
+DECIMALS = 5
+
+
+def run_study(
+    study: Study,
+    data: Data,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    device: str = "auto",
+    command: str = "",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Run what is not yet run of a study, and write what it found.
+
+    Parameters
+    ----------
+    study
+        With its base settings resolved.
+    data
+        Of these settings.
+    out
+        Folder of the study; one that is there is gone on with.
+    workers
+        Processes that train and measure.
+    device
+        ``cpu``, ``cuda`` or ``auto``.
+    command
+        That led here, to be named on the page.
+    say
+        Prints a line.
+
+    Returns
+    -------
+    pathlib.Path
+        Of the page, ``report.md``. Beside it ``summary.csv``, ``tables/*.parquet`` (tidy, one row a prediction) and
+        ``*.csv`` (aggregated), ``figures/*.png`` and ``study.json``.
+
+    Raises
+    ------
+    genostore.errors.ConflictError
+        When the folder holds cells of other settings or data.
+    """
+    out = Path(out)
+    cells = study.cells(data)
+    digest = data.digest()["sha256"]
+    tables = run_grid(study, cells, out, digest, workers=workers, device=device, say=say)
+    report = study.report(tables)
+    (out / "tables").mkdir(exist_ok=True)
+    (out / "figures").mkdir(exist_ok=True)
+    for name, table in tables.items():
+        table.to_parquet(out / "tables" / f"{name}.parquet", index=False)
+    for name, table in report.tables.items():
+        table.round(DECIMALS).to_csv(out / "tables" / f"{name}.csv", index=False)
+    report.summary.round(DECIMALS).to_csv(out / "summary.csv", index=False)
+    with style():
+        for name, picture in report.figures.items():
+            picture.savefig(out / "figures" / f"{name}.png", dpi=110)
+    about = {
+        "study": study.name,
+        "design": to_plain(study.design),
+        "seeds": list(study.seeds),
+        "base": to_plain(study.base),
+        "data": digest,
+        "cells": [cell.name for cell in cells],
+        "code": runs.code_version(),
+        "command": command,
+    }
+    runs.write_json(out / "study.json", about)
+    page = out / "report.md"
+    page.write_text(_page(study, data, cells, report, command))
+    return page
+
+
+def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: str) -> str:
+    c, m, t = study.base.data, study.base.model, study.base.train
+    length = f"{t.epochs} epochs" if t.epochs else f"{t.steps:,} steps"
+    lines = [f"# {study.title}", ""]
+    if command:
+        lines += ["```", command, "```", ""]
+    sizes = {split: len(data.windows(split)) for split in ("train", "valid", "test")}
+    lines += [
+        f"{len(cells)} runs, seeds {', '.join(map(str, study.seeds))}. {data.store.genome.name}, "
+        f"{', '.join(c.cell_types or ())}; {sizes['train']:,} samples to train, {sizes['valid']:,} to choose the "
+        f"checkpoint, {sizes['test']:,} to test; label {c.expression}; signals {', '.join(data.channels) or 'none'}; "
+        f"features {', '.join(data.features) or 'none'}. Unless said otherwise below: windows of {c.width:,} bases, "
+        f"{m.d_model} channels, {m.n_layer} layer(s), state {m.d_state}, {m.n_context} contexts, {length}.",
+        "",
+    ]
+    for paragraph in report.text:
+        lines += [paragraph] if paragraph.startswith("- ") else ["", paragraph, ""]
+    lines += ["", "## Summary", "", markdown(report.summary), ""]
+    for name in report.figures:
+        lines += [f"![{name}](figures/{name}.png)", "", report.captions.get(name, ""), ""]
+    for name, table in report.tables.items():
+        lines += [f"## {name.replace('_', ' ')}", "", markdown(table), ""]
+    return "\n".join(lines)
+
+
+def markdown(table: pd.DataFrame, rows: int = 60) -> str:
+    """A table in Markdown, its first rows."""
+
+    def text(value: object) -> str:
+        if isinstance(value, float):
+            return "" if pd.isna(value) else f"{value:.4f}"
+        return str(value)
+
+    lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(map(text, row)) + " |" for row in table.head(rows).itertuples(index=False)]
+    if len(table) > rows:
+        lines.append(f"\nThe first {rows} of {len(table)} rows.")
+    return "\n".join(lines)
