@@ -33,6 +33,7 @@ def simulate(
     shift: bool = False,
     *,
     shift_agreement: float = 0.5,
+    promoter_activity: bool = False,
     settings: Settings | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -55,6 +56,8 @@ def simulate(
     shift_agreement
         The share of shifted neighbourhoods whose state follows their activity: 0.5 breaks the correlation of
         the background with expression, 0.1 reverses that of the training contigs.
+    promoter_activity
+        Write the feature of that name too, from H3K27ac and DNase at the TSS.
     settings
         All of the settings, effect sizes included; the arguments before are then not looked at.
     overwrite
@@ -77,7 +80,9 @@ def simulate(
     WriteError
         If the directory cannot be written.
     """
-    settings = settings or Settings(genes, cell_types, seed, shift, shift_agreement=shift_agreement)
+    settings = settings or Settings(
+        genes, cell_types, seed, shift, shift_agreement=shift_agreement, promoter_activity=promoter_activity
+    )
     say = progress or (lambda _: None)
     directory = Path(directory)
     catalogue = directory / "catalog.yaml"
@@ -93,6 +98,9 @@ def simulate(
             _, pixels = signals.contacts(world, index)
             path = directory / "contacts" / f"{name}.mcool"
             files.write_mcool(path, world.genome.contigs, pixels, [signals.BIN_SIZE, 2 * signals.BIN_SIZE])
+        if settings.promoter_activity:
+            say("promoter activity")
+            _write_promoter_activity(directory, world)
         _write_truth(directory, world)
         catalogue.write_text(catalogue_text(world), encoding="utf-8")
     except OSError as error:
@@ -149,6 +157,12 @@ def _write_signals(directory: Path, world: World, index: int, name: str) -> None
     for assay, make in makers.items():
         values = ((contig, make(contig=contig)) for contig in world.genome.contigs)
         files.write_bigwig(directory / "tracks" / f"{name}.{assay}.bw", world.genome.contigs, values)
+
+
+def _write_promoter_activity(directory: Path, world: World) -> None:
+    values = {name: signals.promoter_activity(world, i) for i, name in enumerate(world.settings.cell_type_names)}
+    table = pd.DataFrame({"gene_id": world.genome.genes.id, **values}).round(5)
+    table.to_csv(directory / "promoter_activity.csv", index=False)
 
 
 def _write_truth(directory: Path, world: World) -> None:

@@ -23,6 +23,7 @@ def catalogue_text(world: World) -> str:
         "  - source: features.csv",
         "    gene_id: gene_id",
         f"    columns: [{', '.join(MRNA_FEATURES)}]",
+        *(_promoter_activity(cell) for cell in cells if world.settings.promoter_activity),
         "splits: {" + ", ".join(f"{name}: [{', '.join(on)}]" for name, on in SPLITS.items()) + "}",
         "tracks:",
     ]
@@ -49,3 +50,8 @@ def catalogue_text(world: World) -> str:
         "  - {name: blacklist, source: blacklist.bed}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _promoter_activity(cell: str) -> str:
+    columns = f"columns: {{promoter_activity: {cell}}}"
+    return f"  - {{source: promoter_activity.csv, gene_id: gene_id, cell_type: {cell}, {columns}}}"

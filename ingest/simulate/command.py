@@ -23,9 +23,17 @@ from ingest.simulate.settings import MIN_GENES
     show_default=True,
     help="Share of shifted neighbourhoods whose background follows their activity; 0.5 = broken, 0.1 = reversed.",
 )
+@click.option("--promoter-activity", is_flag=True, help="Write that feature too, as the paper's models have it.")
 @click.option("--overwrite", is_flag=True, help="Write over an earlier simulation in DIRECTORY.")
 def simulate_command(
-    directory: Path, genes: int, cell_types: int, seed: int, shift: bool, shift_agreement: float, overwrite: bool
+    directory: Path,
+    genes: int,
+    cell_types: int,
+    seed: int,
+    shift: bool,
+    shift_agreement: float,
+    promoter_activity: bool,
+    overwrite: bool,
 ) -> None:
     """Write simulated data in real formats to DIRECTORY, with a catalogue that ingests them and the truth."""
     from ingest.simulate import simulate
@@ -41,6 +49,7 @@ def simulate_command(
         seed,
         shift,
         shift_agreement=shift_agreement,
+        promoter_activity=promoter_activity,
         overwrite=overwrite,
         progress=lambda line: click.echo(line, err=True),
     )

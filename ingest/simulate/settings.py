@@ -104,6 +104,8 @@ class Settings:
         The share of neighbourhoods whose background state follows their hidden activity, where not shifted.
     shift_agreement
         The same where shifted: 0.5 breaks the correlation with expression, less reverses it.
+    promoter_activity
+        Write the release's ninth feature too, one of each cell type, which sees H3K27ac and DNase.
     gene_spacing, genes_a_neighbourhood
         Layout, in bp and genes.
     motif_fidelity
@@ -118,6 +120,7 @@ class Settings:
     shift: bool = False
     agreement: float = 0.9
     shift_agreement: float = 0.5
+    promoter_activity: bool = False
     gene_spacing: int = 30_000
     genes_a_neighbourhood: int = 3
     motif_fidelity: float = 0.88

@@ -19,9 +19,7 @@ def options(command: Any) -> Any:
         click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; gone on with if there."),
         click.option("--seeds", default="2,22,222", show_default=True, help="With commas between; a run each."),
         click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
-        click.option(
-            "--size", type=click.Choice(SIZES), default="laptop", show_default=True, help="Of runs and grid."
-        ),
+        click.option("--size", type=click.Choice(SIZES), default="laptop", show_default=True, help="Of runs and grid."),
         click.option("--quick", is_flag=True, help="Short for --size quick: to see that it runs."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of every run."),
         click.option("--design", "design", multiple=True, metavar="KEY=VALUE", help="A setting of the design."),

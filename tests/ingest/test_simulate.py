@@ -321,6 +321,26 @@ def test_a_full_directory_is_refused_and_overwritten_when_asked(tmp_path: Path) 
     assert simulate(tmp_path, genes=40, cell_types=1, overwrite=True).read_text().startswith("# Simulated")
 
 
+def test_promoter_activity_sees_the_background(tmp_path: Path) -> None:
+    catalogue = simulate(tmp_path, genes=40, promoter_activity=True)
+    entries = yaml.safe_load(catalogue.read_text())["features"][1:]
+    assert [e["cell_type"] for e in entries] == CELLS
+    assert all((tmp_path / e["source"]).is_file() for e in entries)
+    truth = pd.read_csv(tmp_path / "truth.tsv", sep="\t").set_index("gene_id")
+    given = pd.read_csv(tmp_path / "promoter_activity.csv").set_index("gene_id")
+    for cell in CELLS:
+        of_cell = truth[truth.cell_type == cell].assign(promoter_activity=given[cell])
+        row = of_cell.iloc[7]
+        means = []
+        for assay in ("H3K27ac", "DNase"):
+            with pyBigWig.open(str(tmp_path / "tracks" / f"{cell}.{assay}.bw")) as track:
+                means.append(np.nan_to_num(track.values(row.contig, row.tss - 500, row.tss + 500, numpy=True)).mean())
+        assert row.promoter_activity == pytest.approx(np.sqrt(means[0] * means[1]), abs=1e-3)
+        r = of_cell[["promoter_activity", "element_activity", "background_state"]].corr().promoter_activity
+        assert r.element_activity > 0.4
+        assert r.background_state > 0.05
+
+
 def test_what_cannot_be_simulated_is_said() -> None:
     with pytest.raises(QueryError, match="39 genes: at least 40"):
         Settings(genes=39)
