@@ -39,7 +39,7 @@ class BackgroundDesign:
     """Train on every subset of the signals, or on all of them, on all but one, on each alone and on none."""
     ninth: bool = True
     """Whether to train with and without the feature ``promoter_activity`` where the store has it."""
-    draws: int = 3
+    draws: int = 2
     """Shuffles across genes, averaged."""
     attributed: int = 64
     """Test samples whose signals are attributed; 0 = none."""
@@ -82,7 +82,8 @@ class BackgroundStudy(Study):
     def _subsets(self, channels: list[str]) -> list[list[str]]:
         n = len(channels)
         sizes = range(n + 1) if self.design.subsets == "all" else {0, 1, n - 1, n}
-        return [list(kept) for size in sorted(sizes, reverse=True) for kept in combinations(channels, size)]
+        ordered = sorted(sizes, reverse=True)
+        return [list(kept) for size in ordered for kept in combinations(channels, size)]
 
     def measure(self, cell: Cell, run: Path, device: str) -> Tables:
         """Predictions of the test split as it is; of the model of all signals, also with signals taken away."""
@@ -94,15 +95,14 @@ class BackgroundStudy(Study):
             return {"predictions": tables[0]}
         fill = mean_profile(data, data.windows("train"))
         channels = data.channels
-        for size in range(1, len(channels) + 1):
-            for gone in combinations(range(len(channels)), size):
-                ways = {"zero": without(gone), "mean": without(gone, fill)}
-                removed = spelled([channels[i] for i in gone])
-                for way, change in ways.items():
-                    tables.append(predictions(predictor, test, change).assign(removed=removed, way=way))
-                for number in range(self.design.draws):
-                    mixed = partial(predictions, partners=shuffled(test, number), exchange=exchanged(gone))
-                    tables.append(mixed(predictor, test).assign(removed=removed, way="shuffle", draw=number))
+        for kept in self._subsets(channels)[1:]:
+            gone = tuple(i for i, name in enumerate(channels) if name not in kept)
+            removed = spelled([channels[i] for i in gone])
+            for way, change in {"zero": without(gone), "mean": without(gone, fill)}.items():
+                tables.append(predictions(predictor, test, change).assign(removed=removed, way=way))
+            for number in range(self.design.draws):
+                mixed = partial(predictions, partners=shuffled(test, number), exchange=exchanged(gone))
+                tables.append(mixed(predictor, test).assign(removed=removed, way="shuffle", draw=number))
         measured = {"predictions": pd.concat(tables, ignore_index=True)}
         if self.design.attributed:
             measured["attributions"] = channel_shares(predictor, test, self.design.attributed, self.design.steps)
@@ -185,12 +185,9 @@ def worth_and_dependence(errors: pd.DataFrame, trained: pd.DataFrame) -> pd.Data
             dependence = _difference(changed, everything)
             row = {"ninth": ninth, "removed": removed, "way": way}
             row |= _estimates("dependence", dependence)
-            signals = without_it.get(removed)
-            if signals is not None:
-                other = part[(part["signals"] == signals) & (part["way"] == "none")]
-                worth = _difference(other, everything)
-                excess = _difference(changed, other)
-                row |= _estimates("worth", worth) | _estimates("excess", excess)
+            other = part[(part["signals"] == without_it[removed]) & (part["way"] == "none")]
+            row |= _estimates("worth", _difference(other, everything))
+            row |= _estimates("excess", _difference(changed, other))
             rows.append(row)
     return pd.DataFrame(rows)
 
