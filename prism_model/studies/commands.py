@@ -61,6 +61,27 @@ def adjustment(**given: Any) -> None:
     _run(AdjustmentStudy, **given)
 
 
+@study.command()
+@options
+@click.option("--truth", required=True, type=click.Path(), help="The truth.tsv of STORE's simulation.")
+@click.option(
+    "--environment",
+    "environments",
+    nargs=3,
+    multiple=True,
+    required=True,
+    metavar="NAME STORE TRUTH",
+    help="Another environment of the same simulation (`genostore simulate --shift`).",
+)
+def shift(truth: str, environments: tuple[tuple[str, str, str], ...], **given: Any) -> None:
+    """How far do models lean on the background? On simulated data, in and out of the training environment."""
+    from prism_model.studies.shift import HOME, Environment, ShiftStudy
+
+    home = Environment(HOME, given["store"], truth)
+    others = [Environment(name, str(Path(store).resolve()), table) for name, store, table in environments]
+    _run(ShiftStudy, more=((home, *others),), **given)
+
+
 def _run(kind: Any, **given: Any) -> None:
     from prism_model.settings import from_plain, merge, parse_overrides
     from prism_model.studies.base import base_config, resolved

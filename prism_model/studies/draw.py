@@ -83,3 +83,63 @@ def attributions(table: pd.DataFrame) -> Figure:
         if len(ninths) > 1:
             ax.legend()
     return made
+
+
+def adjustment(summary: pd.DataFrame) -> Figure:
+    """MSE of each variant, one mark a branch."""
+    variants = list(dict.fromkeys(summary["variant"]))
+    looks = {"original": ("o", PALETTE[3]), "adjusted": ("D", PALETTE[2]), "adjusted-prediction": ("^", PALETTE[0])}
+    made, (ax,) = figure(max(5.5, 1.25 * len(variants)), 3.4)
+    with style():
+        for i, (branch, (marker, colour)) in enumerate(looks.items()):
+            part = summary[summary["branch"] == branch]
+            for row in part.itertuples():
+                x = variants.index(row.variant) + 0.2 * (i - 1)
+                bars(ax, x, row.mse, row.mse_seeds_low, row.mse_seeds_high, colour, marker=marker)
+                seeds = [float(value) for value in row.by_seed.split()]
+                ax.plot([x + 0.07] * len(seeds), seeds, marker, ms=3, mfc="none", mew=0.7, color=colour)
+            if len(part):
+                ax.plot([], [], marker, ms=4.5, color=colour, label=branch)
+        ax.set_xticks(range(len(variants)), [v.replace(", ", "\n") for v in variants])
+        ax.set_ylabel("test MSE")
+        ax.grid(axis="y", color=GRID, lw=0.6)
+        ax.legend()
+    return made
+
+
+def contexts(table: pd.DataFrame) -> Figure:
+    """Contexts of each variant's first seed on their first two components."""
+    first = table[table["seed"] == table["seed"].iloc[0]]
+    variants = list(dict.fromkeys(first["variant"]))
+    made, axes = figure(2.6 * len(variants), 2.7, len(variants))
+    with style():
+        for ax, variant in zip(axes, variants, strict=True):
+            for context, part in first[first["variant"] == variant].groupby("context"):
+                shade = PALETTE[int(context) % len(PALETTE)]
+                ax.plot(part["pc1"], part["pc2"], "o", ms=2, mew=0, alpha=0.6, color=shade, label=f"context {context}")
+            ax.set_title(variant, loc="left")
+            ax.set_xlabel("component 1")
+        axes[0].set_ylabel("component 2")
+    return made
+
+
+def shift(summary: pd.DataFrame, environments: list[str]) -> Figure:
+    """Errors by environment, and the state's coefficient for them."""
+    labels = list(dict.fromkeys(zip(summary["model"], summary["branch"], strict=True)))
+    made, axes = figure(9.5, 0.9 + 0.36 * len(labels), 2, sharey=True)
+    with style():
+        for ax, name in zip(axes, ("mse", "slope"), strict=True):
+            for i, environment in enumerate(environments):
+                part = summary[summary["environment"] == environment].set_index(["model", "branch"]).loc[labels]
+                at = np.arange(len(labels)) + 0.2 * (i - (len(environments) - 1) / 2)
+                colour = (INK, *PALETTE[1:])[i % len(PALETTE)]
+                ax.hlines(at, part[f"{name}_genes_low"], part[f"{name}_genes_high"], color=colour, lw=1.2)
+                ax.plot(part[name], at, "o", ms=4, color=colour, label=environment)
+            ax.grid(axis="x", color=GRID, lw=0.6)
+        axes[0].set_yticks(range(len(labels)), [f"{model}: {branch}" for model, branch in labels])
+        axes[0].invert_yaxis()
+        axes[0].set_xlabel("test MSE")
+        axes[1].axvline(0, color=INK, lw=0.7)
+        axes[1].set_xlabel("slope of the error on the true background state")
+        axes[1].legend(title="environment", title_fontsize=7.5)
+    return made
