@@ -133,18 +133,16 @@ def integrated_gradients(
             raise QueryError(f"the model has no {branch} branch: it has no contexts")
         return out
 
-    x = tuple(inputs[i] for i in given)
-    r = tuple(reference[i] for i in given)
+    x = tuple(part for part in inputs if part is not None)
+    r = tuple(part for part in reference if part is not None)
     with torch.no_grad():
         prediction, start = predict(*x), predict(*r)
     size = max(at_once, len(x[0]))  # captum takes at least one point of every sample
     found = IntegratedGradients(predict).attribute(
         x, baselines=r, n_steps=steps, method="gausslegendre", internal_batch_size=size
     )
-    parts: list[Any] = [None, None, None]
-    for i, part in zip(given, found, strict=True):
-        parts[i] = part.detach().cpu()
-    return Attribution(*parts, prediction.cpu(), start.cpu())
+    parts = {given[i]: part.detach().cpu() for i, part in enumerate(found)}
+    return Attribution(parts[0], parts.get(1), parts.get(2), prediction.cpu(), start.cpu())
 
 
 def channel_shares(

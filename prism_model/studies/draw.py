@@ -24,11 +24,11 @@ def figure(width: float, height: float, columns: int = 1, rows: int = 1, **optio
     return made, axes
 
 
-def bars(ax: Axes, at: float, estimate: float, low: float, high: float, colour: str, **options: Any) -> None:
+def bars(ax: Axes, at: float, estimate: float, low: float, high: float, colour: str, marker: str = "o") -> None:
     """A point with its interval, which may be lacking."""
     if np.isfinite(low) and np.isfinite(high):
         ax.plot([at, at], [low, high], color=colour, lw=1.3, zorder=2)
-    ax.plot([at], [estimate], ls="", color=colour, zorder=3, **{"marker": "o", "ms": 4.5} | options)
+    ax.plot([at], [estimate], marker, ms=4.5, color=colour, zorder=3)
 
 
 def worth_and_dependence(summary: pd.DataFrame) -> Figure:
@@ -124,11 +124,11 @@ def contexts(table: pd.DataFrame) -> Figure:
 
 
 def shift(summary: pd.DataFrame, environments: list[str]) -> Figure:
-    """Errors by environment, and the state's coefficient for them."""
+    """Errors by environment, and how far predictions move with the state."""
     labels = list(dict.fromkeys(zip(summary["model"], summary["branch"], strict=True)))
     made, axes = figure(9.5, 0.9 + 0.36 * len(labels), 2, sharey=True)
     with style():
-        for ax, name in zip(axes, ("mse", "slope"), strict=True):
+        for ax, name in zip(axes, ("mse", "lean"), strict=True):
             for i, environment in enumerate(environments):
                 part = summary[summary["environment"] == environment].set_index(["model", "branch"]).loc[labels]
                 at = np.arange(len(labels)) + 0.2 * (i - (len(environments) - 1) / 2)
@@ -140,6 +140,30 @@ def shift(summary: pd.DataFrame, environments: list[str]) -> Figure:
         axes[0].invert_yaxis()
         axes[0].set_xlabel("test MSE")
         axes[1].axvline(0, color=INK, lw=0.7)
-        axes[1].set_xlabel("slope of the error on the true background state")
-        axes[1].legend(title="environment", title_fontsize=7.5)
+        axes[1].set_xlabel("rise of the prediction when the background opens")
+        made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(environments))
+    return made
+
+
+def length(summary: pd.DataFrame) -> Figure:
+    """MSE by training length, and of each model on shorter windows."""
+    made, (left, right) = figure(9.0, 3.4, 2, sharey=True)
+    whole = summary[summary["train_length"] == summary["test_length"]]
+    with style():
+        for row in whole.itertuples():
+            bars(left, row.train_length, row.mse, row.mse_seeds_low, row.mse_seeds_high, INK)
+        left.plot(whole["train_length"], whole["mse"], color=INK, lw=1)
+        left.set_xlabel("bases of a window, in training and at test")
+        left.set_ylabel("test MSE")
+        for i, (train, part) in enumerate(summary.groupby("train_length")):
+            colour = PALETTE[i % len(PALETTE)]
+            right.plot(part["test_length"], part["mse"], "o-", ms=4, lw=1.2, color=colour, label=f"{train:,} bp")
+        right.set_xlabel("central bases shown at test")
+        right.legend(title="trained on", title_fontsize=7.5)
+        for ax in (left, right):
+            ax.set_xscale("log")
+            ticks = sorted(set(summary["train_length"]))
+            ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
+            ax.minorticks_off()
+            ax.grid(axis="y", color=GRID, lw=0.6)
     return made

@@ -142,8 +142,8 @@ class ShiftStudy(Study):
         summary = leaning(long, self.environments)
         figures = {"shift": draw.shift(summary, [e.name for e in self.environments])}
         captions = {
-            "shift": "Left: test MSE in each environment. Right: how much of the error the true state explains, "
-            "causes held fixed. Bars: 95% bootstrap over neighbourhoods."
+            "shift": "Left: test MSE in each environment. Right: how much a prediction rises when the background "
+            "opens and nothing else changes, in log10(1 + expression). Bars: 95% bootstrap over neighbourhoods."
         }
         return Report(summary, self._text(summary), {}, figures, captions)
 
@@ -153,7 +153,9 @@ class ShiftStudy(Study):
             f"literally: the branch's prediction averaged over the background signals of {self.design.draws} random "
             "training samples of the cell type, in place of the sample's own, so that it cannot use the background of "
             "the gene at hand. The checkpoint is chosen in the training environment.",
-            "`growth`: MSE here minus MSE in the training environment, same genes. `slope`: coefficient of the true "
+            "`growth`: MSE here minus MSE in the training environment, same genes. `lean`: how much the prediction for "
+            "a gene rises when its background opens and nothing else changes (genes whose state differs between the "
+            "two environments); it should be 0, for the state causes nothing. `slope`: coefficient of the true "
             "state (open 1, closed 0) in a regression of prediction minus label on the state and all true causes "
             "(hidden activity, elements, motifs, features): 0 for a model that does not lean on the background, which "
             "causes nothing. `total_slope`: without the causes held fixed. `genes_low, genes_high`: bootstrap over "
@@ -164,7 +166,8 @@ class ShiftStudy(Study):
             verdict = "grows" if row.growth_genes_low > 0 else "falls" if row.growth_genes_high < 0 else "stays"
             text.append(
                 f"- {row.environment}: {row.model}, {row.branch}: MSE {row.mse:.4f}, growth {row.growth:+.4f} "
-                f"[{row.growth_genes_low:+.4f}, {row.growth_genes_high:+.4f}] ({verdict}); slope {row.slope:+.3f} "
+                f"[{row.growth_genes_low:+.4f}, {row.growth_genes_high:+.4f}] ({verdict}); lean {row.lean:+.3f} "
+                f"[{row.lean_genes_low:+.3f}, {row.lean_genes_high:+.3f}]; slope {row.slope:+.3f} "
                 f"[{row.slope_genes_low:+.3f}, {row.slope_genes_high:+.3f}]."
             )
         return text
@@ -217,8 +220,10 @@ def leaning(long: pd.DataFrame, environments: tuple[Environment, ...]) -> pd.Dat
             row |= _both("mse", here, "squared")
             if environment is not environments[0]:
                 keys = ["seed", "gene", "cell_type"]
-                both = here.merge(home[[*keys, "squared"]], on=keys, suffixes=("", "_home"), validate="one_to_one")
+                before = home[[*keys, "squared", "predicted", STATE]]
+                both = here.merge(before, on=keys, suffixes=("", "_home"), validate="one_to_one")
                 row |= _both("growth", both.assign(growth=both["squared"] - both["squared_home"]), "growth")
+                row |= _leans(both)
             for name, causes in (("slope", CAUSES), ("total_slope", ())):
                 row |= _slopes(name, here, causes)
             rows.append(row)
@@ -230,6 +235,14 @@ def _both(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:
     mean = rows.groupby(["gene", "cell_type"], sort=False).agg(value=(column, "mean"), at=("neighbourhood", "first"))
     genes = over_genes(mean["value"], mean["at"])
     return {name: seeds.estimate} | columns(f"{name}_genes", genes) | columns(f"{name}_seeds", seeds)
+
+
+def _leans(both: pd.DataFrame) -> dict[str, float]:
+    """How much a prediction moves when a gene's background opens and nothing else changes."""
+    moved = both[both[STATE] != both[f"{STATE}_home"]]
+    sign = moved[STATE] - moved[f"{STATE}_home"]
+    moved = moved.assign(lean=(moved["predicted"] - moved["predicted_home"]) * sign)
+    return _both("lean", moved, "lean")
 
 
 def _slopes(name: str, rows: pd.DataFrame, causes: tuple[str, ...]) -> dict[str, float]:
