@@ -63,7 +63,7 @@ class BackgroundStudy(Study):
             for kept in self._subsets(data.channels):
                 settings: dict[str, Any] = {
                     "data": {"assays": [c for c in kept if c != data.config.contacts], "features": features},
-                    "model": {"n_context": self.design.n_context if kept else 0},
+                    "model": self.contexts(self.design.n_context if kept else 0),
                 }
                 if data.config.contacts not in kept:
                     settings["data"] |= {"contacts": None, "contact_bin_size": None, "contact_weight": None}

@@ -97,6 +97,10 @@ class Study(ABC):
     def report(self, tables: Tables) -> Report:
         """Make of the tables of all cells what the study has to say."""
 
+    def contexts(self, n: int) -> Plain:
+        """Settings of a model with so many contexts; none where the architecture has no contexts."""
+        return {"n_context": n} if hasattr(self.base.model, "n_context") else {}
+
     def cell(self, name: str, labels: Plain, settings: Plain, seed: int) -> Cell:
         """A cell: the base with some settings changed."""
         plain = merge(merge(to_plain(self.base), settings), {"seed": seed})
@@ -110,7 +114,7 @@ QUICK: Plain = {
 }
 """Settings of the size ``quick``, over the recipe ``tiny``: to see that everything runs, not to learn from."""
 
-LAPTOP: Plain = {"data": {"width": 512}, "model": {"d_model": 16}, "train": {"epochs": 5, "lr": 5e-3, "batch_size": 16}}
+LAPTOP: Plain = {"data": {"width": 512}, "model": {"d_model": 16}, "train": {"epochs": 4, "lr": 5e-3, "batch_size": 16}}
 """Settings of the size ``laptop``, over the recipe ``tiny``: a study in tens of minutes on two cores."""
 
 RECIPES = {"quick": ("tiny", QUICK), "laptop": ("tiny", LAPTOP), "paper": ("paper", {})}

@@ -53,7 +53,7 @@ class LengthStudy(Study):
         for length in lengths:
             settings: dict[str, Any] = {
                 "data": {"width": length},
-                "model": {"n_context": self.design.n_context, "center_length": min(length, self.design.center)},
+                "model": {**self.contexts(self.design.n_context), "center_length": min(length, self.design.center)},
             }
             made += [self.cell(f"{length}", {"train_length": length}, settings, seed) for seed in self.seeds]
         return made

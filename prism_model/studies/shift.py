@@ -56,7 +56,7 @@ class ShiftDesign:
     """Contexts of the Prism models."""
     background_encoder: bool = True
     """Whether to train a Prism whose encoder sees the background signals alone, too."""
-    draws: int = 8
+    draws: int = 4
     """Backgrounds of other samples over which the explicit adjustment averages; 0 = leave it out."""
 
 
