@@ -215,4 +215,42 @@ def report(run: Path, out: Path, split: str, gene: str | None, commands: tuple[s
     click.echo(f"written: {write(run, out, split=split, gene=gene, commands=commands, device=device)}")
 
 
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("target", metavar="GENE|REGION")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the picture and the tracks.")
+@click.option("--store", help="Another store than the one trained on.")
+@click.option("--cell-type", help="The run's first when left out.")
+@click.option("--branch", type=click.Choice(["original", "adjusted"]), default="original", show_default=True)
+@click.option("--steps", type=click.IntRange(2), default=64, show_default=True, help="Of the integrated gradients.")
+@click.option("--mutate", default="200", show_default=True, help="Region to mutate, or bases about the TSS; 0 = none.")
+@click.option("--format", "form", type=click.Choice(["both", "bigwig", "bedgraph"]), default="both", show_default=True)
+@DEVICE
+def explain(
+    run: Path,
+    target: str,
+    out: Path,
+    store: str | None,
+    cell_type: str | None,
+    branch: str,
+    steps: int,
+    mutate: str,
+    form: str,
+    device: str,
+) -> None:
+    """Attribute the prediction for a GENE or REGION to bases, signals and features, and mutate a part of it."""
+    from prism_model.explain import explain as explained
+    from prism_model.explain_files import write_explanation
+    from prism_model.predict import Predictor
+
+    predictor = Predictor(run, store=store, device=device)
+    found = explained(predictor, target, cell_type=cell_type, branch=branch, steps=steps, mutate=mutate)
+    write_explanation(found, out, predictor.data.store.contigs, ("bigwig", "bedgraph") if form == "both" else (form,))
+    click.echo(
+        f"{found.name} in {found.cell_type}: predicted {found.prediction:.4f} ({branch} branch), reference "
+        f"{found.reference:.4f}; the contributions lack {found.gap:+.1e} of the difference"
+    )
+    click.echo(f"written: {out / 'explanation.png'} and tracks beside it")
+
+
 main.add_command(study)

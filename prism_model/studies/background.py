@@ -112,7 +112,7 @@ class BackgroundStudy(Study):
         """Worth against dependence, a set of signals."""
         errors = squared_errors(tables["predictions"])
         trained = trained_on(errors)
-        summary = worth_and_dependence(errors, trained)
+        summary = worth_and_dependence(errors)
         shares = attributed(tables["attributions"]) if "attributions" in tables else None
         figures = {"worth_and_dependence": draw.worth_and_dependence(summary)}
         captions = {
@@ -174,7 +174,7 @@ def trained_on(errors: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def worth_and_dependence(errors: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
+def worth_and_dependence(errors: pd.DataFrame) -> pd.DataFrame:
     """Worth, dependence and excess of every set of signals, for each way of taking it away."""
     rows = []
     for ninth, part in errors.groupby("ninth", sort=False):

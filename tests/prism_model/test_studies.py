@@ -1,0 +1,320 @@
+"""Studies on a tiny store: grids, resuming, what is measured, the tables and the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import genostore
+from genostore.errors import ConflictError, NotFoundError, QueryError
+from prism_model.cli import main
+from prism_model.predict import Predictor
+from prism_model.settings import from_plain
+from prism_model.studies import draw
+from prism_model.studies.adjustment import AdjustmentDesign, AdjustmentStudy
+from prism_model.studies.background import BackgroundStudy, spelled, squared_errors, trained_on, worth_and_dependence
+from prism_model.studies.base import Cell, base_config, resolved
+from prism_model.studies.intervals import over_genes, over_seeds
+from prism_model.studies.length import LengthDesign, LengthStudy, lengths_crossed
+from prism_model.studies.run import markdown
+from prism_model.studies.scoring import (
+    centred,
+    drawn,
+    exchanged,
+    mean_profile,
+    pooled_over,
+    predictions,
+    shuffled,
+    without,
+)
+from prism_model.studies.shift import Environment, leaning, slope, tidy
+from prism_model.train import fit
+
+TINY = ["--set", "model.d_model=4", "--set", "train.batch_size=32", "--device", "cpu", "--quick"]
+
+
+def command(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = base_config(str(tiny_store), "quick", ("model.n_context=0", "train.batch_size=16"))
+    return fit(config, tmp_path_factory.mktemp("runs") / "r", device="cpu", say=lambda line: None)
+
+
+def test_intervals() -> None:
+    found = over_seeds([1.0, 2.0, 3.0])
+    assert (found.estimate, found.low, found.high) == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841), abs=1e-3)
+    assert np.isnan(over_seeds([1.0]).low)
+    rng = np.random.default_rng(0)
+    gene = np.repeat(np.arange(100), 4)
+    values = rng.normal(1.0, 1.0, 100)[gene]  # four samples a gene tell no more than one
+    found = over_genes(values, gene)
+    assert found.estimate == pytest.approx(values.mean())
+    half = 1.96 * values[::4].std() / 10
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.15)
+    assert over_genes(values, gene) == found  # drawn alike each time
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    rng = np.random.default_rng(0)
+    state, cause = rng.integers(0, 2, 200), rng.normal(size=200)
+    error = 0.7 * state - 0.3 * cause + 2.0
+    values = np.column_stack([error, state, cause])
+    assert slope(np.ones(200), values) == pytest.approx(0.7)
+    noisy = values + [[1.0, 0, 0]] * rng.normal(size=(200, 1))
+    weights = rng.integers(0, 3, 200).astype(float)
+    assert slope(weights, noisy) == pytest.approx(
+        slope(np.ones(int(weights.sum())), noisy.repeat(weights.astype(int), 0))
+    )
+
+
+def test_signals_are_taken_away(run: Path) -> None:
+    predictor = Predictor(run, device="cpu")
+    data = predictor.data
+    test, train = data.windows("test"), data.windows("train")
+    batch = next(iter(data.loader(test, 8)))
+    inputs = data.inputs(batch)
+    gone = without((1,))(inputs)
+    assert not gone[1][..., 1].any()
+    assert torch.equal(gone[1][..., [0, 2]], inputs[1][..., [0, 2]])
+    assert inputs[1][..., 1].any()  # the batch itself is left as it was
+    profile = mean_profile(data, train)
+    every = torch.cat([data.inputs(b)[1] for b in data.loader(train, 7)])
+    torch.testing.assert_close(profile, every.mean(0))
+    assert torch.equal(without((0, 2), profile)(inputs)[1][3][:, [0, 2]], profile[:, [0, 2]])
+
+    mixed = shuffled(test, 0)
+    assert (mixed.selection.cell_type == test.selection.cell_type).all()
+    assert (mixed.selection.gene != test.selection.gene).all()  # nobody keeps its own
+    assert sorted(mixed.selection.gene) == sorted(test.selection.gene)
+    other = data.inputs(next(iter(data.loader(mixed, 8))))
+    swapped = exchanged((1,))(inputs, other)
+    assert torch.equal(swapped[1][..., 1], other[1][..., 1])
+    assert torch.equal(swapped[1][..., 0], inputs[1][..., 0])
+    assert (drawn(train, test, 0).selection.cell_type == test.selection.cell_type).all()
+    assert len(drawn(train, test, 0)) == len(test)
+
+    plain = predictions(predictor, test)
+    pd.testing.assert_frame_equal(plain, predictor(test).drop(columns="name")[list(plain)])
+    changed = predictions(predictor, test, partners=mixed, exchange=exchanged((0,)))
+    assert not np.allclose(changed["original"], plain["original"])
+    same = predictions(predictor, test, partners=test, exchange=exchanged((0, 1, 2)))
+    np.testing.assert_array_equal(same["original"], plain["original"])
+
+
+def test_windows_are_cut_around_their_middle(run: Path) -> None:
+    predictor = Predictor(run, device="cpu")
+    test = predictor.data.windows("test")
+    inputs = predictor.data.inputs(next(iter(predictor.data.loader(test, 4))))
+    short = centred(100)(inputs)
+    assert torch.equal(short[0], inputs[0][:, 78:178])
+    assert torch.equal(short[1], inputs[1][:, 78:178])
+    with pooled_over(predictor.model, 100):
+        cut = predictions(predictor, test, centred(100))
+        assert predictor.model.config.center_length == 100
+    assert predictor.model.config.center_length == 256
+    assert not np.allclose(cut["original"], predictions(predictor, test)["original"])
+
+
+def test_worth_and_dependence_by_hand() -> None:
+    """The model of both signals errs by 1; without b by 2 when trained so, by 3 when it is taken away."""
+    rows = []
+    for seed in (1, 2):
+        for gene in "GHIJ":
+            for signals, everything, removed, way, error in (
+                ("a+b", True, "no signal", "none", 1.0),
+                ("a+b", True, "b", "zero", 3.0),
+                ("a+b", True, "b", "shuffle", 2.5),
+                ("a+b", True, "b", "shuffle", 3.5),
+                ("a", False, "no signal", "none", 2.0),
+            ):
+                rows.append(("without", signals, everything, removed, way, seed, gene, "A", 0.0, error**0.5))
+    columns = ["ninth", "signals", "all", "removed", "way", "seed", "gene", "cell_type", "observed", "original"]
+    errors = squared_errors(pd.DataFrame(rows, columns=columns))
+    trained = trained_on(errors).set_index("signals")
+    assert trained["mse"].to_dict() == pytest.approx({"a+b": 1.0, "a": 2.0})
+    summary = worth_and_dependence(errors).set_index("way")
+    assert summary["worth"].to_dict() == pytest.approx({"zero": 1.0, "shuffle": 1.0})
+    assert summary["dependence"].to_dict() == pytest.approx({"zero": 2.0, "shuffle": 2.0})
+    assert summary["excess"].to_dict() == pytest.approx({"zero": 1.0, "shuffle": 1.0})
+    assert summary.loc["zero", "excess_genes_low"] == pytest.approx(1.0)
+
+
+def test_lengths_by_hand() -> None:
+    rows = [
+        (train, test, seed, gene, "A", 1.0 if train == 500 else {500: 4.0, 2000: 3.0}[test])
+        for train, test in ((500, 500), (2000, 500), (2000, 2000))
+        for seed in (1, 2)
+        for gene in "GH"
+    ]
+    table = pd.DataFrame(rows, columns=["train_length", "test_length", "seed", "gene", "cell_type", "error"])
+    found = lengths_crossed(table, 500).set_index(["train_length", "test_length"])
+    assert found.loc[(2000, 2000), "longer"] == pytest.approx(2.0)
+    assert found.loc[(2000, 500), "truncated"] == pytest.approx(1.0)
+    assert np.isnan(found.loc[(500, 500), "longer"])
+
+
+def test_leaning_by_hand() -> None:
+    """A predictor that adds 0.5 where the background is open, and one that does not look at it."""
+    rng = np.random.default_rng(0)
+    genes = [f"G{i}" for i in range(60)]
+    cause = rng.normal(size=60)
+    states = {"training": (cause > 0).astype(int), "broken": rng.integers(0, 2, 60)}
+    truth = pd.concat(
+        pd.DataFrame(
+            {"gene": genes, "cell_type": "A", "neighbourhood": np.arange(60) // 3, "background_state": state}
+            | {"hidden_activity": cause, "environment": name}
+            | {c: rng.normal(size=60) for c in ("element_activity", "add_motifs", "add_features")}
+        )
+        for name, state in states.items()
+    )
+    tables = [
+        pd.DataFrame(
+            {"model": "m", "seed": seed, "environment": name, "gene": genes, "cell_type": "A", "observed": cause}
+            | {"original": 0.5 * state, "adjusted": 0.1}
+        )
+        for name, state in states.items()
+        for seed in (1, 2)
+    ]
+    environments = (Environment("training", "", ""), Environment("broken", "", ""))
+    found = leaning(tidy(pd.concat(tables), truth), environments).set_index(["branch", "environment"])
+    assert found.loc[("original", "broken"), "lean"] == pytest.approx(0.5)
+    assert found.loc[("original", "broken"), "slope"] == pytest.approx(0.5)
+    assert found.loc[("original", "broken"), "growth"] > 0.1
+    assert found.loc[("adjusted", "broken"), ["lean", "growth"]].tolist() == pytest.approx([0, 0])
+    with pytest.raises(NotFoundError, match="the truth says nothing of G0"):
+        tidy(pd.concat(tables), truth[truth["gene"] != "G0"])
+    assert draw.shift(found.reset_index(), ["training", "broken"]).axes
+
+
+def test_the_grids(tiny_store: Path) -> None:
+    base, data = resolved(base_config(str(tiny_store), "laptop"))
+    cells = BackgroundStudy(BackgroundStudy.design_type(), base, (2, 22)).cells(data)
+    assert [c.name for c in cells[::2]] == [
+        *("H3K27ac+DNase+hic-seed2", "H3K27ac+DNase-seed2", "H3K27ac+hic-seed2", "DNase+hic-seed2"),
+        *("H3K27ac-seed2", "DNase-seed2", "hic-seed2", "none-seed2"),
+    ]
+    assert [c.labels["all"] for c in cells[:3]] == [True, True, False]
+    assert cells[-1].config.data.contacts is None
+    assert (cells[-1].config.seed, cells[-2].config.seed) == (22, 2)
+    each = BackgroundStudy(from_plain(BackgroundStudy.design_type, {"subsets": "each"}), base, (2,)).cells(data)
+    assert len(each) == 8  # of three signals that is all subsets
+    names = [c.name for c in AdjustmentStudy(AdjustmentDesign(), base, (2,)).cells(data)]
+    assert names[0] == "n0-alpha1-beta1-seed2"
+    assert names[-2:] == ["n2-alpha0-beta1-seed2", "n2-alpha1-beta0-seed2"]
+    lengths = LengthStudy(LengthDesign(lengths=(500, 5_000)), base, (2,)).cells(data)
+    assert [(c.config.data.width, c.config.model.center_length) for c in lengths] == [(500, 500), (5_000, 2_000)]
+    with pytest.raises(QueryError, match=r"none longer than the longest contig \(30,000 bases\)"):
+        LengthStudy(LengthDesign(), base, (2,)).cells(data)
+    assert spelled([]) == "no signal"
+
+
+def test_a_study_from_the_command_resumes(tiny_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    arguments = ["study", "length", tiny_store, "--out", out, "--seeds", "2,22", *TINY]
+    done = command(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "length: 4 runs, 0 of them finished already" in done.output
+    table = pd.read_parquet(out / "tables/predictions.parquet")
+    assert set(zip(table["train_length"], table["test_length"], strict=True)) == {(128, 128), (256, 128), (256, 256)}
+    summary = pd.read_csv(out / "summary.csv")
+    whole = table[(table.train_length == 256) & (table.test_length == 256)]
+    by_seed = ((whole["original"] - whole["observed"]) ** 2).groupby(whole["seed"]).mean()
+    assert summary.set_index(["train_length", "test_length"]).loc[(256, 256), "mse"] == pytest.approx(
+        by_seed.mean(), abs=1e-4
+    )
+    page = (out / "report.md").read_text()
+    assert "4 runs, seeds 2, 22" in page
+    assert "![length](figures/length.png)" in page
+    assert (out / "figures/length.png").stat().st_size > 5_000
+    about = json.loads((out / "study.json").read_text())
+    assert about["design"]["lengths"] == [128, 256]
+
+    before = (out / "cells/128-seed2/cell.json").stat().st_mtime_ns
+    shutil.rmtree(out / "cells/256-seed22")
+    again = command(*arguments)
+    assert "3 of them finished already" in again.output
+    assert (out / "cells/128-seed2/cell.json").stat().st_mtime_ns == before
+    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), summary)  # the same numbers again
+    other = command(*arguments, "--set", "train.lr=0.02")
+    assert other.exit_code == 1
+    assert "is of other settings than this study asks for" in other.output
+
+
+def test_a_cell_that_fails_leaves_the_others(tiny_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    arguments = ["study", "adjustment", tiny_store, "--out", out, "--seeds", "2", *TINY, "--workers", "2"]
+    done = command(*arguments, "--design", "contexts=[0,1]", "--design", "weights=[[0,1]]", "--set", "data.width=63")
+    assert done.exit_code == 1
+    assert "2 of 3 runs failed" in done.output
+    assert "confounder encoder needs 64 positions" in done.output
+    assert (out / "cells/n0-alpha1-beta1-seed2/cell.json").is_file()
+    assert not (out / "summary.csv").exists()
+
+
+def test_the_adjustment(tiny_store: Path, tmp_path: Path) -> None:
+    done = command("study", "adjustment", tiny_store, "--out", tmp_path, "--seeds", "2,22", *TINY)
+    assert done.exit_code == 0, done.output
+    summary = pd.read_csv(tmp_path / "summary.csv").set_index(["variant", "branch"])
+    assert set(summary.index) == {
+        ("n=0", "original"),
+        *((v, b) for v in ("n=2", "n=2, alpha=0, beta=1") for b in ("original", "adjusted", "adjusted-prediction")),
+    }
+    assert np.isnan(summary.loc[("n=0", "original"), "difference"])
+    found = summary.loc[("n=2", "adjusted")]
+    difference = found["mse"] - summary.loc[("n=0", "original"), "mse"]
+    assert found["difference"] == pytest.approx(difference, abs=2e-5)
+    seen = pd.read_csv(tmp_path / "tables/contexts_seen.csv").set_index("variant")
+    assert seen.loc["n=2", "r2_H3K27ac"] > 0.3  # a signal the encoder sees
+    assert 0 <= seen.loc["n=2", "between_samples"] <= 1
+    assert (tmp_path / "figures/contexts.png").is_file()
+
+
+def test_the_background(tiny_store: Path, tmp_path: Path) -> None:
+    done = command("study", "background", tiny_store, "--out", tmp_path, "--seeds", "2", *TINY)
+    assert done.exit_code == 0, done.output
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert len(summary) == 7 * 3  # sets times ways
+    shares = pd.read_csv(tmp_path / "tables/attributed.csv").set_index("input")["contribution"]
+    assert set(shares.index) == {"sequence", "H3K27ac", "DNase", "hic", "CDSLEN"}
+    assert "H3K27ac (without the ninth feature): worth" in (tmp_path / "report.md").read_text()
+
+
+def test_a_table_in_markdown() -> None:
+    table = pd.DataFrame({"a": [1, 2], "b": [0.12345, np.nan]})
+    assert markdown(table).splitlines() == ["| a | b |", "|---|---|", "| 1 | 0.1235 |", "| 2 |  |"] or markdown(table)
+    assert "The first 1 of 2 rows" in markdown(table, 1)
+
+
+def test_the_shift_needs_truth(tiny_store: Path, tmp_path: Path) -> None:
+    lacking = tmp_path / "truth.tsv"
+    lacking.write_text("gene_id\tcell_type\nG000\tA\n")
+    arguments = ["study", "shift", tiny_store, "--out", tmp_path / "s", "--seeds", "2", *TINY]
+    done = command(*arguments, "--truth", lacking, "--environment", "broken", tiny_store, lacking)
+    assert done.exit_code == 1
+    assert "lacks neighbourhood, background_state" in done.output
+
+
+def test_cells_are_known_again(tiny_store: Path, tmp_path: Path) -> None:
+    from prism_model.studies.grid import _identity, finished
+
+    base, _ = resolved(base_config(str(tiny_store), "quick"))
+    cell = Cell("c", {"n": 1}, base)
+    assert not finished(tmp_path, cell, "x")
+    folder = tmp_path / "cells/c"
+    folder.mkdir(parents=True)
+    (folder / "cell.json").write_text(json.dumps(_identity(cell, "x")))
+    assert finished(tmp_path, cell, "x")
+    with pytest.raises(ConflictError, match="is of other data than"):
+        finished(tmp_path, cell, "y")
+    assert genostore.open(str(tiny_store)).assays
