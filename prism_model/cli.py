@@ -232,7 +232,7 @@ def explain(
     out: Path,
     store: str | None,
     cell_type: str | None,
-    branch: str,
+    branch: Any,
     steps: int,
     mutate: str,
     form: str,
@@ -245,7 +245,7 @@ def explain(
 
     predictor = Predictor(run, store=store, device=device)
     found = explained(predictor, target, cell_type=cell_type, branch=branch, steps=steps, mutate=mutate)
-    write_explanation(found, out, predictor.data.store.contigs, ("bigwig", "bedgraph") if form == "both" else (form,))
+    write_explanation(found, out, predictor.data.store.contigs, ["bigwig", "bedgraph"] if form == "both" else [form])
     click.echo(
         f"{found.name} in {found.cell_type}: predicted {found.prediction:.4f} ({branch} branch), reference "
         f"{found.reference:.4f}; the contributions lack {found.gap:+.1e} of the difference"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,9 @@ from genostore.errors import QueryError
 from prism_model.explain import Explanation, mutations
 from prism_model.runs import write_json
 
-Format = Literal["bigwig", "bedgraph"]
-
 
 def write_explanation(
-    explanation: Explanation, out: str | Path, contigs: Mapping[str, int], formats: tuple[Format, ...]
+    explanation: Explanation, out: str | Path, contigs: Mapping[str, int], formats: Sequence[str]
 ) -> Path:
     """Write everything of an explanation to a folder.
 
@@ -30,7 +27,7 @@ def write_explanation(
     contigs
         Names and lengths of the assembly's contigs, for the bigWigs.
     formats
-        Of the tracks.
+        Of the tracks: ``bigwig``, ``bedgraph``.
 
     Returns
     -------

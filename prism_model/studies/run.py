@@ -15,6 +15,7 @@ from prism_model.studies.base import Cell, Report, Study
 from prism_model.studies.grid import run_grid
 
 DECIMALS = 5
+SHOWN = ("name", "d_model", "n_layer", "d_state", "n_context", "center_length")
 
 
 def run_study(
@@ -89,7 +90,8 @@ def run_study(
 
 
 def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: str) -> str:
-    c, m, t = study.base.data, study.base.model, study.base.train
+    c, t = study.base.data, study.base.train
+    sizes_of_model = ", ".join(f"{k} {v}" for k, v in to_plain(study.base.model).items() if k in SHOWN)
     length = f"{t.epochs} epochs" if t.epochs else f"{t.steps:,} steps"
     lines = [f"# {study.title}", ""]
     if command:
@@ -100,7 +102,7 @@ def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: 
         f"{', '.join(c.cell_types or ())}; {sizes['train']:,} samples to train, {sizes['valid']:,} to choose the "
         f"checkpoint, {sizes['test']:,} to test; label {c.expression}; signals {', '.join(data.channels) or 'none'}; "
         f"features {', '.join(data.features) or 'none'}. Unless said otherwise below: windows of {c.width:,} bases, "
-        f"{m.d_model} channels, {m.n_layer} layer(s), state {m.d_state}, {m.n_context} contexts, {length}.",
+        f"model {sizes_of_model}, {length}.",
         "",
     ]
     for paragraph in report.text:

@@ -85,6 +85,8 @@ class ShiftStudy(Study):
 
     def cells(self, data: Data) -> list[Cell]:
         """A run a model and seed."""
+        for environment in self.environments:
+            read_truth(environment)  # before the hours of training
         roles = dict(zip(data.channels, data.roles, strict=True))
         front = [c for c in data.channels if roles[c] == "foreground"]
         back = [c for c in data.channels if roles[c] == "background"]

@@ -13,7 +13,6 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import genostore
 from genostore.errors import ConflictError, NotFoundError, QueryError
 from prism_model.cli import main
 from prism_model.predict import Predictor
@@ -73,9 +72,8 @@ def test_the_slope_is_that_of_least_squares() -> None:
     assert slope(np.ones(200), values) == pytest.approx(0.7)
     noisy = values + [[1.0, 0, 0]] * rng.normal(size=(200, 1))
     weights = rng.integers(0, 3, 200).astype(float)
-    assert slope(weights, noisy) == pytest.approx(
-        slope(np.ones(int(weights.sum())), noisy.repeat(weights.astype(int), 0))
-    )
+    repeated = noisy.repeat(weights.astype(int), 0)
+    assert slope(weights, noisy) == pytest.approx(slope(np.ones(len(repeated)), repeated))
 
 
 def test_signals_are_taken_away(run: Path) -> None:
@@ -230,9 +228,8 @@ def test_a_study_from_the_command_resumes(tiny_store: Path, tmp_path: Path) -> N
     summary = pd.read_csv(out / "summary.csv")
     whole = table[(table.train_length == 256) & (table.test_length == 256)]
     by_seed = ((whole["original"] - whole["observed"]) ** 2).groupby(whole["seed"]).mean()
-    assert summary.set_index(["train_length", "test_length"]).loc[(256, 256), "mse"] == pytest.approx(
-        by_seed.mean(), abs=1e-4
-    )
+    found = summary.set_index(["train_length", "test_length"]).loc[(256, 256), "mse"]
+    assert found == pytest.approx(by_seed.mean(), abs=1e-4)
     page = (out / "report.md").read_text()
     assert "4 runs, seeds 2, 22" in page
     assert "![length](figures/length.png)" in page
@@ -254,9 +251,9 @@ def test_a_study_from_the_command_resumes(tiny_store: Path, tmp_path: Path) -> N
 def test_a_cell_that_fails_leaves_the_others(tiny_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     arguments = ["study", "adjustment", tiny_store, "--out", out, "--seeds", "2", *TINY, "--workers", "2"]
-    done = command(*arguments, "--design", "contexts=[0,1]", "--design", "weights=[[0,1]]", "--set", "data.width=63")
+    done = command(*arguments, "--design", "contexts=[0,1]", "--design", "weights=[]", "--set", "data.width=63")
     assert done.exit_code == 1
-    assert "2 of 3 runs failed" in done.output
+    assert "1 of 2 runs failed" in done.output
     assert "confounder encoder needs 64 positions" in done.output
     assert (out / "cells/n0-alpha1-beta1-seed2/cell.json").is_file()
     assert not (out / "summary.csv").exists()
@@ -292,7 +289,7 @@ def test_the_background(tiny_store: Path, tmp_path: Path) -> None:
 
 def test_a_table_in_markdown() -> None:
     table = pd.DataFrame({"a": [1, 2], "b": [0.12345, np.nan]})
-    assert markdown(table).splitlines() == ["| a | b |", "|---|---|", "| 1 | 0.1235 |", "| 2 |  |"] or markdown(table)
+    assert markdown(table).splitlines() == ["| a | b |", "|---|---|", "| 1 | 0.1235 |", "| 2 |  |"]
     assert "The first 1 of 2 rows" in markdown(table, 1)
 
 
@@ -303,6 +300,7 @@ def test_the_shift_needs_truth(tiny_store: Path, tmp_path: Path) -> None:
     done = command(*arguments, "--truth", lacking, "--environment", "broken", tiny_store, lacking)
     assert done.exit_code == 1
     assert "lacks neighbourhood, background_state" in done.output
+    assert not (tmp_path / "s").exists()  # asked before anything is trained
 
 
 def test_cells_are_known_again(tiny_store: Path, tmp_path: Path) -> None:
@@ -317,4 +315,3 @@ def test_cells_are_known_again(tiny_store: Path, tmp_path: Path) -> None:
     assert finished(tmp_path, cell, "x")
     with pytest.raises(ConflictError, match="is of other data than"):
         finished(tmp_path, cell, "y")
-    assert genostore.open(str(tiny_store)).assays
