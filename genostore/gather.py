@@ -11,10 +11,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from genostore.machine import call3, call4, call5, load32, load64, move, widener
+from genostore.machine import call3, call4, call5, crc32c, load32, load64, move, widener, word
+from genostore.zstd import PADDING, UNSUPPORTED, Workspace, decode
 
 Ints = NDArray[np.int64]
-RUN = 1 << 18  # bytes that are read at once: a half of a second-level cache
 GAP = 1 << 12  # bytes between tiles that are read rather than skipped
 _VECTOR = 8
 _widen, _widen1 = widener(_VECTOR), widener(1)
@@ -59,14 +59,15 @@ def gather(
     width: int,
     stored: NDArray[np.uint8],
     plain: NDArray[np.uint8],
+    work: Workspace,
 ) -> int:
     """Read windows.
 
     Parameters
     ----------
     functions
-        Addresses of ``pread``, ``crc32c_extend`` and ``ZSTD_decompressDCtx``, and of zstd's state; the last two are 0
-        for tiles that are not compressed.
+        Addresses of ``pread``, of ``crc32c_extend`` (0: our own), and of ``ZSTD_decompressDCtx`` and zstd's state (0
+        for tiles that are not compressed).
     order
         ``(n,)`` the samples to read, sorted by where they lie.
     shard
@@ -83,18 +84,19 @@ def gather(
         Of a stored value; and whether it is float16 to be written as float32.
     out, strides, width
         Address of the ``(B, A, width)`` output, bytes from sample to sample and from channel to channel, and positions.
-    stored, plain
-        Room for what is read, ``RUN`` and a tile's bytes at least, and for a decompressed tile.
+    stored, plain, work
+        Room for what is read and for a decompressed tile, and of :func:`genostore.zstd.workspace`.
 
     Returns
     -------
     int
         -1, or the place in ``order`` of the first sample of which a tile is damaged; -2 - place if one is absent.
     """
-    pread, crc32c, decompress, decoder = functions[0], functions[1], functions[2], functions[3]
+    pread, checksum, decompress, decoder = functions[0], functions[1], functions[2], functions[3]
     outsize = 4 if widening else itemsize
-    values = tile[0] * tile[1] * tile[2] * tile[3]
-    most = stored.size
+    size = tile[0] * tile[1] * tile[2] * tile[3] * itemsize
+    most = stored.size - 2 * PADDING
+    buffer, decoded = word(stored.ctypes.data) + PADDING, word(plain.ctypes.data)
     # What is to be read: a tile for each sample, channel and position.
     per_sample = min(grid[2], channel.shape[1]) * min(grid[3], (width - 1) // tile[3] + 2)
     item = np.empty((order.size * per_sample, 5), dtype=np.int64)  # place, tile of channel, of position, offset, length
@@ -115,7 +117,7 @@ def gather(
                 item[n, 3], item[n, 4] = load64(at), load64(at + 8)
                 if item[n, 3] < 0:
                     return -2 - place
-                if item[n, 4] < 4 or item[n, 4] > most or (decompress == 0 and item[n, 4] != values * itemsize + 4):
+                if item[n, 4] < 4 or item[n, 4] > most or (decompress == 0 and item[n, 4] != size + 4):
                     return place
                 n += 1
     k = 0
@@ -124,25 +126,30 @@ def gather(
         end, m = start + item[k, 4], k + 1
         while m < n and shard[item[m, 0]] == file and start <= item[m, 3] <= end + GAP:
             stop = item[m, 3] + item[m, 4]
-            if stop - start > RUN:
+            if stop - start > most:
                 break
             end = max(end, stop)
             m += 1
-        if call4(pread, (descriptor[file], stored.ctypes.data, end - start, start)) != end - start:
+        if call4(pread, (descriptor[file], buffer, end - start, start)) != end - start:
             return item[k, 0]
-        decoded = source = np.int64(-1)
+        ready = source = word(-1)
         for j in range(k, m):
             i = order[item[j, 0]]
-            if item[j, 3] != decoded:
-                decoded = item[j, 3]
-                source, length = stored.ctypes.data + decoded - start, item[j, 4] - 4
-                if call3(crc32c, (0, source, length)) & 0xFFFFFFFF != load32(source + length):
+            if item[j, 3] != ready:
+                ready = item[j, 3]
+                source, length = buffer + ready - start, item[j, 4] - 4
+                found = call3(checksum, (0, source, length)) & 0xFFFFFFFF if checksum else crc32c(source, length)
+                if found != load32(source + length):
                     return item[j, 0]
                 if decompress != 0:
-                    size = values * itemsize
-                    if call5(decompress, (decoder, plain.ctypes.data, size, source, length)) != size:
+                    done = word(UNSUPPORTED)
+                    if itemsize > 1:  # bases are no runs, and the library decodes them faster
+                        done = decode(source, length, decoded, size, size, work)
+                    if done == UNSUPPORTED and call5(decompress, (decoder, decoded, size, source, length)) == size:
+                        done = 0
+                    if done != 0:
                         return item[j, 0]
-                    source = np.int64(plain.ctypes.data)
+                    source = decoded
             begin = item[j, 2] * tile[3]
             p, q = max(low[i], begin), min(low[i] + width, begin + tile[3], shape[3])
             if p >= q:

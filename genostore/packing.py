@@ -224,7 +224,7 @@ def sources(store: Store) -> dict[str, dict[str, Any]]:
 
 def write_pack(
     windows: Windows,
-    path: Path,
+    path: str | Path,
     *,
     dtype: str = "float32",
     compress: bool = False,
@@ -236,8 +236,10 @@ def write_pack(
     workers = threads() if workers is None else workers
     if workers < 1:
         raise QueryError(f"workers is {workers}; it is 1 or more")
+    if not Storage.of(path).local:
+        raise QueryError(f"a pack is written to a folder, and {path} is a URL; copy the folder there when it is done")
+    path = Path(Storage.of(path).root)
     packing = Packing.of(windows, dtype, compress)
-    path = path.absolute()
     if path.exists() and _up_to_date(packing, path, overwrite):
         return path
     partial = path.with_name(f".{path.name}.partial")

@@ -347,7 +347,7 @@ class Windows:
         Parameters
         ----------
         path
-            Of the pack, anywhere or ``STORE/packs/NAME``; :func:`genostore.open` opens it, and so do zarr-python and
+            Of its folder, anywhere or ``STORE/packs/NAME``; :func:`genostore.open` opens it, and so do zarr-python and
             ``xarray.open_zarr``. A pack of the same query and the same tracks that is there already is left as it is.
         dtype
             Of the signal: ``"float32"``, or ``"float16"`` for half the bytes; what that loses is measured, and written
@@ -379,7 +379,7 @@ class Windows:
 
         return write_pack(
             self,
-            Path(path),
+            path,
             dtype=dtype,
             compress=compress,
             workers=workers,
