@@ -21,7 +21,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from genostore import index
+from genostore import index, text
 from genostore.arrays import checksum, combine, context
 from genostore.disk import writing
 from genostore.errors import ConflictError, FormatError
@@ -243,7 +243,7 @@ class Staging:
     def write_text(self, values: NDArray[Any], name: str) -> None:
         """Write a whole column of text (TensorStore has no strings)."""
         schema = self.arrays[name]
-        self.storage.put(f"{self._array(name)}/{schema.key(0)}", _encode_text(schema, values))
+        self.storage.put(f"{self._array(name)}/{schema.key(0)}", text.encode(values))
         record = {"crc32c": checksum(values), "counts": {}, "maxima": {}}
         self.storage.put(self._record(name, 0), dumps(record))
 
@@ -343,18 +343,6 @@ class Staging:
 def _statistics(record: Mapping[str, Any]) -> Statistics:
     histogram = {int(k): v for k, v in record["histogram"].items()}
     return Statistics(**{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram})
-
-
-def _encode_text(schema: ArraySchema, values: NDArray[Any]) -> bytes:
-    """Encode a whole column of text as its one stored object."""
-    import zarr
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.storage import MemoryStore
-
-    metadata = default_buffer_prototype().buffer.from_bytes(dumps(schema.to_json()))
-    store = MemoryStore({METADATA: metadata})
-    zarr.open_array(store, mode="r+", config={"write_empty_chunks": True})[:] = values
-    return bytes(store._store_dict[schema.key(0)].to_bytes())
 
 
 def staged(storage: Storage, node: str) -> list[str]:

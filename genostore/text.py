@@ -1,4 +1,4 @@
-"""Columns of text, decoded within bounds: a chunk from a stranger may claim any size."""
+"""Columns of text, encoded and, within bounds, decoded: a chunk from a stranger may claim any size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ import numcodecs.zstd
 import numpy as np
 from numpy.typing import NDArray
 
+from genostore.schema import ZSTD_LEVEL
+
 _LONGEST = 1 << 16  # bytes a value on average, more than which no column of a genome has
 _UNKNOWN = (1 << 64) - 2  # sizes from here on are zstd's way to say that it cannot tell
+
+
+def encode(values: NDArray[np.object_]) -> bytes:
+    """Encode a column of texts as one stored object (``vlen-utf8``, ``zstd``, ``crc32c``).
+
+    Columns of empty texts are stored too, which zarr-python leaves out.
+    """
+    texts = [str(value).encode() for value in values]
+    raw = b"".join([len(texts).to_bytes(4, "little"), *(len(t).to_bytes(4, "little") + t for t in texts)])
+    body = bytes(numcodecs.zstd.compress(raw, ZSTD_LEVEL))
+    return body + google_crc32c.value(body).to_bytes(4, "little")
 
 
 def decode(chunk: bytes | None, n: int) -> NDArray[np.object_]:
