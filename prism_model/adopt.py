@@ -9,6 +9,7 @@ from typing import Any
 
 from genostore.errors import QueryError
 from prism_model import runs, weights
+from prism_model.card import write_card
 from prism_model.config import make_config
 from prism_model.data import Data
 from prism_model.prism import Prism
@@ -58,6 +59,11 @@ def adopt(
         )
     out = Path(out)
     info: dict[str, Any] = {"source": source, "trained": "elsewhere"}
-    runs.create(out, replace(config, data=data.config, model=model.config), data.digest())
+    runs.create(
+        out,
+        replace(config, data=data.config, model=model.config),
+        data.digest() | {"feature_means": data.feature_means(data.windows("train"))},
+    )
     weights.save(out / weights.BEST, model, info)
+    write_card(out)
     return out

@@ -129,24 +129,52 @@ def _numbers(text: str) -> list[int]:
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--genes", help="Ids or names with commas between, or @FILE with one a line; all when left out.")
+@click.option("--regions", type=click.Path(path_type=Path), help="A BED file instead: windows around their middles.")
 @click.option("--store", help="Another store than the one trained on.")
+@click.option("--fasta", type=click.Path(path_type=Path), help="Own files instead of a store, with --track, --regions.")
+@click.option("--track", "tracks", multiple=True, metavar="CELL:ASSAY=FILE", help="A bigWig beside --fasta.")
+@click.option("--contacts", multiple=True, metavar="CELL:ASSAY=FILE", help="Hi-C beside --fasta: .cool, .mcool, .hic.")
 @click.option("--cell-types", help="With commas between; those of the training when left out.")
 @click.option("--out", type=click.Path(path_type=Path), help=".tsv, .csv or .parquet; to the screen when left out.")
 @DEVICE
 def predict(
-    run: Path, genes: str | None, store: str | None, cell_types: str | None, out: Path | None, device: str
+    run: Path,
+    genes: str | None,
+    regions: Path | None,
+    store: str | None,
+    fasta: Path | None,
+    tracks: tuple[str, ...],
+    contacts: tuple[str, ...],
+    cell_types: str | None,
+    out: Path | None,
+    device: str,
 ) -> None:
-    """Predict expression with the best model of RUN, for any genes of a store."""
+    """Predict expression with the best model of RUN: of genes or regions of a store, or of regions of own files."""
+    from contextlib import ExitStack
+
+    from prism_model import files, runs
     from prism_model.predict import Predictor, write_table
 
+    if genes is not None and regions is not None:
+        raise click.UsageError("give --genes or --regions")
+    if fasta is None and (tracks or contacts):
+        raise click.UsageError("--track and --contacts go with --fasta")
+    if fasta is not None and (store is not None or regions is None):
+        raise click.UsageError("--fasta takes the place of a --store and needs --regions: it has no genes")
     names = None
     if genes is not None and genes.startswith("@"):
         names = [line.strip() for line in Path(genes[1:]).read_text().splitlines() if line.strip()]
     elif genes is not None:
         names = [name.strip() for name in genes.split(",") if name.strip()]
     cells = [c.strip() for c in cell_types.split(",")] if cell_types else None
-    predictor = Predictor(run, store=store, cell_types=cells, device=device)
-    table = predictor(predictor.genes(names))
+    with ExitStack() as stack:
+        if fasta is not None:
+            signals, maps = files.parse_files(tracks, "--track"), files.parse_files(contacts, "--contacts")
+            size = runs.read_config(run).data.contact_bin_size
+            cells = cells or list(dict.fromkeys(cell for cell, _ in (*signals, *maps))) or None
+            store = str(stack.enter_context(files.temporary_store(fasta, signals, maps, size)))
+        predictor = Predictor(run, store=store, cell_types=cells, device=device)
+        table = predictor(predictor.genes(names) if regions is None else predictor.regions(regions))
     if out is None:
         table.to_csv(sys.stdout, sep="\t", index=False, float_format="%.6g")
     else:

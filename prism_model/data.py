@@ -6,8 +6,11 @@ import hashlib
 import json
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -39,6 +42,8 @@ class Data:
         What was asked for; its open ends are resolved from the store, see ``config``.
     store
         Opened from ``config.store`` when left out.
+    labels
+        False: only to predict, so that the store needs neither expression nor a split.
 
     Raises
     ------
@@ -46,9 +51,10 @@ class Data:
         When the store lacks what is asked for, or leaves a choice open.
     """
 
-    def __init__(self, config: DataConfig, store: Store | None = None) -> None:
+    def __init__(self, config: DataConfig, store: Store | None = None, *, labels: bool = True) -> None:
         self.store = genostore.open(config.store) if store is None else store
-        self.config = resolve(config, self.store)
+        self.labels = labels
+        self.config = resolve(config, self.store, labels)
 
     @property
     def channels(self) -> list[str]:
@@ -63,13 +69,22 @@ class Data:
     @property
     def features(self) -> list[str]:
         """Names of the gene features."""
-        return self._any.features
+        return list(self.config.features or ())
 
     @cached_property
     def _any(self) -> Windows:
-        return self.windows()
+        if self.labels:
+            return self.windows()
+        contig = next(iter(self.store.genome)).name  # there may be no genes
+        return self.windows(regions=pd.DataFrame({"contig": [contig], "start": [0], "end": [1]}))
 
-    def windows(self, split: str | None = None, genes: list[str] | None = None, measured: bool = True) -> Windows:
+    def windows(
+        self,
+        split: str | None = None,
+        genes: list[str] | None = None,
+        measured: bool = True,
+        regions: pd.DataFrame | str | Path | None = None,
+    ) -> Windows:
         """Query the store.
 
         Parameters
@@ -80,6 +95,8 @@ class Data:
             Ids or names; None for all.
         measured
             Whether to leave out samples whose expression was not measured.
+        regions
+            Instead of genes: a BED file, or a table of contig, start, end; without features and expression.
 
         Returns
         -------
@@ -90,20 +107,25 @@ class Data:
         contacts = None
         if c.contacts:
             contacts = Contacts(c.contacts, c.contact_bin_size, weight=c.contact_weight, kind="profile")
+        common: dict[str, Any] = {
+            "cell_types": list(c.cell_types or ()),
+            "assays": list(c.assays or ()),
+            "contacts": contacts,
+            "width": c.width,
+            "orient": c.orient,
+        }
+        if regions is not None:
+            return self.store.windows(regions=regions, **common)
         return self.store.windows(
             genes=genes,
             split=split,
             fold=c.fold if split else None,
             exclude=c.exclude,
-            cell_types=list(c.cell_types or ()),
-            assays=list(c.assays or ()),
-            contacts=contacts,
             expression=c.expression,
             features=list(c.features or ()) or None,
-            missing_target="drop" if measured else "keep",
-            width=c.width,
+            missing_target="drop" if measured and c.expression else "keep",
             jitter=c.jitter if split == "train" else 0,
-            orient=c.orient,
+            **common,
         )
 
     def loader(self, windows: Windows, batch_size: int, **options: Any) -> Loader:
@@ -123,6 +145,14 @@ class Data:
             tracks = together[..., : len(self._any.assays)]
             together = torch.cat([tracks.sign() * tracks.abs().log1p(), together[..., tracks.shape[-1] :]], dim=-1)
         return batch.sequence, together, batch.features
+
+    def feature_means(self, windows: Windows) -> dict[str, float]:
+        """The mean of each gene feature over some samples: what stands for it where there is no gene."""
+        chosen = windows.selection
+        if chosen.feature_values is None:
+            return {}
+        values = np.nanmean(chosen.feature_values[chosen.gene, chosen.cell_type].astype(np.float64), axis=0)
+        return dict(zip(windows.features, values.tolist(), strict=True))
 
     def digest(self) -> dict[str, Any]:
         """Everything of the store that the run reads: nodes with their generations and source files' hashes.
@@ -161,7 +191,7 @@ class Data:
         return [f"{gene} in {cell}" for gene, cell in zip(genes, cells, strict=True)]
 
 
-def resolve(config: DataConfig, store: Store) -> DataConfig:
+def resolve(config: DataConfig, store: Store, labels: bool = True) -> DataConfig:
     """Fill in what a configuration leaves to the store.
 
     Parameters
@@ -170,6 +200,8 @@ def resolve(config: DataConfig, store: Store) -> DataConfig:
         With ``None`` and ``"auto"`` where the store decides.
     store
         Where to look.
+    labels
+        False: leave expression and split out.
 
     Returns
     -------
@@ -184,7 +216,10 @@ def resolve(config: DataConfig, store: Store) -> DataConfig:
         When it has several and none is the obvious one.
     """
     table = store.expression
-    expression = _only(config.expression, list(dict.fromkeys(table["assay"])), "expression", store, usual="CAGE")
+    expression = fold = None
+    if labels:
+        expression = _only(config.expression, list(dict.fromkeys(table["assay"])), "expression", store, usual="CAGE")
+        fold = _only(config.fold, store.splits, "fold", store, usual="fold_11")
     measured = list(table.loc[table["assay"] == expression, "cell_type"])
     cells = config.cell_types
     if cells is None:
@@ -211,7 +246,7 @@ def resolve(config: DataConfig, store: Store) -> DataConfig:
         contact_weight=weight if contacts else None,
         features=_ordered(store.features) if config.features is None else config.features,
         expression=expression,
-        fold=_only(config.fold, store.splits, "fold", store, usual="fold_11"),
+        fold=fold,
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from prism_model import distributed, runs
 from prism_model.adjustment import Averaging
 from prism_model.baselines import baseline_predictions
+from prism_model.card import write_card
 from prism_model.metrics import SCORES, scores
 from prism_model.predict import Predictor, write_table
 
@@ -93,6 +94,7 @@ def _evaluate(
     if first:
         write_table(table, run / "predictions" / f"{split}.parquet")
         runs.write_json(run / "metrics" / f"{split}.json", result)
+        write_card(run)
     return result
 
 

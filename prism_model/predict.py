@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import nn
 
+import genostore
 from genostore.errors import QueryError
-from prism_model import distributed, runs
+from prism_model import distributed, room, runs
 from prism_model.adjustment import Averaging
 from prism_model.config import RunConfig
 from prism_model.data import Data
@@ -57,6 +58,7 @@ class Predictor:
         device: str = "auto",
         model: nn.Module | None = None,
     ) -> None:
+        self.run = Path(run)
         self.config: RunConfig = runs.read_config(run)
         seen = self.config.data.cell_types or ()
         asked = tuple(cell_types or seen)
@@ -68,7 +70,9 @@ class Predictor:
         query: dict[str, Any] = {**vars(self.config.data), "cell_types": asked}
         if store is not None:
             query["store"] = str(store)
-        self.data = Data(type(self.config.data)(**query))
+        opened = genostore.open(query["store"])
+        measured = self.config.data.expression in set(opened.expression["assay"])
+        self.data = Data(type(self.config.data)(**query), opened, labels=measured and bool(opened.splits))
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.place = distributed.current()
         self.device = self.place.device(kind)
@@ -80,6 +84,13 @@ class Predictor:
     def genes(self, genes: Sequence[str] | None = None, split: str | None = None) -> Windows:
         """Windows of some genes or a split, whether or not their expression was measured."""
         return self.data.windows(split=split, genes=None if genes is None else list(genes), measured=False)
+
+    def regions(self, regions: pd.DataFrame | str | Path) -> Windows:
+        """Windows around the middle of regions, each in every cell type: of a BED file, or a table of them.
+
+        A model that takes gene features is given their means over the training samples, with a warning.
+        """
+        return self.data.windows(regions=regions)
 
     def __call__(
         self,
@@ -104,9 +115,18 @@ class Predictor:
         Returns
         -------
         pandas.DataFrame
-            One row a sample: gene (id), name, cell_type, observed (NaN when not measured), original and, for a
-            model with contexts, adjusted.
+            One row a sample: gene (id), name (of regions contig, start, end and what else their table has), cell_type,
+            observed (NaN when not measured), original and, for a model with contexts, adjusted.
+
+        Raises
+        ------
+        genostore.errors.QueryError
+            When a batch would not fit into the memory of a processor.
         """
+        if self.device == "cpu":
+            size = batch_size or self.config.train.batch_size
+            room.check(self.model, self.data.config.width, size * self.place.local_world, training=False)
+        middle = self._typical_features(windows)
         share = {"rank": self.place.rank, "world": self.place.world, "even": False}
         loader = self.data.loader(windows, batch_size or self.config.train.batch_size, device=self.device, **share)
         second = f"adjusted_{averaging}"
@@ -114,11 +134,14 @@ class Predictor:
         self.model.eval()
         with torch.no_grad():
             for batch in loader:
+                if middle is not None:
+                    batch.features = middle.expand(len(batch), -1)
                 out = run_model(self.model, self.data.inputs(batch), batch)
                 columns["index"].append(batch.index.cpu().numpy())
                 columns["gene"].append(batch.gene.cpu().numpy())
                 columns["cell_type"].append(batch.cell_type.cpu().numpy())
-                columns["observed"].append(batch.target.cpu().numpy())
+                if batch.target is not None:
+                    columns["observed"].append(batch.target.cpu().numpy())
                 for branch in ("original", "adjusted"):
                     predicted = getattr(out, branch)
                     if predicted is not None:
@@ -131,11 +154,27 @@ class Predictor:
         joined = {name: np.concatenate([mine[name] for mine in shares]) for name in shares[0]} if shares else {}
         order = np.argsort(joined.pop("index"), kind="stable")
         joined = {name: values[order] for name, values in joined.items()}
-        genes = windows.genes
-        row = joined.pop("gene")
+        rows = windows.genes.iloc[joined.pop("gene")]
+        named = {"gene": rows["id"], "name": rows["name"]} if "id" in rows else {name: rows[name] for name in rows}
         cells = np.asarray(windows.cell_types, dtype=object)[joined.pop("cell_type")]
-        table = {"gene": genes["id"].to_numpy()[row], "name": genes["name"].to_numpy()[row], "cell_type": cells}
-        return pd.DataFrame({**table, **joined})
+        return pd.DataFrame({**{k: v.to_numpy() for k, v in named.items()}, "cell_type": cells, **joined})
+
+    def _typical_features(self, windows: Windows) -> torch.Tensor | None:
+        """What stands for the gene features of regions ``(F,)``; None where genes bring their own."""
+        names = self.config.data.features or ()
+        if not names or "id" in windows.genes:
+            return None
+        means = runs.read_digest(self.run).get("feature_means")
+        if means is None:
+            raise QueryError(
+                f"{self.run} was trained before runs kept the means of gene features, and regions have none"
+            )
+        warnings.warn(
+            f"regions have no gene features ({', '.join(names)}): the model is given their means over the training "
+            f"samples",
+            stacklevel=3,
+        )
+        return torch.tensor([means[name] for name in names], dtype=torch.float32, device=self.device)
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> None:

@@ -3,7 +3,8 @@
 ::
 
     RUN/config.yaml              the complete configuration
-        data.json                store, tracks and the hashes of their source files
+        README.md                the model's card
+        data.json                store, tracks and the hashes of their source files; means of the gene features
         run.json                 version and commit of the code, packages, seed
         log.csv                  losses, learning rate and validation scores by step; tensorboard/: the same
         checkpoints/best/        model.safetensors and model.json: the weights that count

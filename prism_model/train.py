@@ -22,8 +22,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from genostore import Batch
 from genostore.errors import ConflictError, GenostoreError, QueryError
-from prism_model import distributed, loggers, runs
+from prism_model import distributed, loggers, room, runs
 from prism_model.callbacks import Keep, Lines, orderly_interrupt
+from prism_model.card import write_card
 from prism_model.config import DataConfig, LossConfig, RunConfig, TrainConfig
 from prism_model.data import Data, Inputs
 from prism_model.losses import prism_loss
@@ -278,12 +279,14 @@ def _fit(
         f"train, {len(valid):,} to validate; signals {', '.join(data.channels) or 'none'}; "
         f"{len(data.features)} features; {steps:,} steps" + (f" of {at.world} processes" if at.world > 1 else "")
     )
+    if kind == "cpu":
+        room.check(made, data.config.width, config.train.batch_size * at.local_world)
     state = out / runs.RESUME if resume and (out / runs.RESUME).is_file() else None
     distributed.barrier()  # all have found what was asked for, and that the folder is free
     if resume and state is None:
         say("no state was saved yet: starting from the first step")
     if not resume and at.first:
-        runs.create(out, config, data.digest())
+        runs.create(out, config, data.digest() | {"feature_means": data.feature_means(train)})
     logs = loggers.make(config, out, _columns())
     trainer = make_trainer(config.train, steps, len(train_loader), logs, [keep, Lines(say)], kind, at)
     _rewind(logs[0], state)
@@ -302,6 +305,7 @@ def _fit(
         say(f"{end} at step {trainer.global_step:,}; best {keep.monitor} {keep.best:.4f} at step {keep.best_step:,}")
         if at.first and not module.interrupted:
             runs.finish(out, trainer.global_step, keep.best_step, keep.best)
+            write_card(out)
     return out
 
 

@@ -1,0 +1,161 @@
+"""Prediction for regions, other stores and a user's own files; the model's card; and memory told beforehand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import genostore
+import ingest
+from genostore.errors import CatalogueError, QueryError
+from prism_model import Predictor, files, fit, make_config, room
+from prism_model.cli import main
+from prism_model.evaluate import evaluate
+from prism_model.models import registry
+
+SETTINGS = ["data.width=256", "train.epochs=1", "train.loggers=[]"]
+CNN = ["model.name=cnn", "model.d_model=8", "model.n_layer=1"]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = [f"data.store={tiny_store}", *SETTINGS, *CNN]
+    return fit(make_config("laptop", None, settings), tmp_path_factory.mktemp("p") / "r", device="cpu", say=len)
+
+
+@pytest.fixture(scope="module")
+def bed(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two bases around the TSSs of three genes, so that a region's window is the gene's."""
+    genes = genostore.open(tiny_store).genes.iloc[[1, 5, 40]]
+    table = pd.DataFrame({"c": genes["contig"], "s": genes["tss"], "e": genes["tss"] + 1, "n": genes["id"]})
+    path = tmp_path_factory.mktemp("bed") / "r.bed"
+    table.to_csv(path, sep="\t", header=False, index=False)
+    return path
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.mark.filterwarnings("ignore:regions have no gene features")
+def test_regions_are_predicted_like_genes_with_typical_features(run: Path, bed: Path, tiny_store: Path) -> None:
+    predictor = Predictor(run, device="cpu")
+    with pytest.warns(UserWarning, match=r"no gene features \(CDSLEN\): the model is given their means"):
+        table = predictor(predictor.regions(bed))
+    assert list(table) == ["contig", "start", "end", "name", "cell_type", "original"]
+    assert table["name"].tolist() == ["G001", "G001", "G005", "G005", "G040", "G040"]
+    train = predictor.data.windows("train")
+    values = np.concatenate([b.features.numpy() for b in predictor.data.loader(train, 8)])
+    assert predictor._typical_features(predictor.regions(bed)).item() == pytest.approx(values.mean(), rel=1e-5)
+    # With the gene's own feature it would be the gene's prediction.
+    windows = predictor.genes(["G001", "G005", "G040"])
+    batch = windows.read(np.arange(6))
+    again = predictor.regions(bed).read(np.arange(6))
+    np.testing.assert_array_equal(batch.signal, again.signal)
+    np.testing.assert_array_equal(batch.contacts, again.contacts)
+
+
+def test_own_files_give_what_their_store_gives(run: Path, bed: Path, tiny_store: Path, tmp_path: Path) -> None:
+    store = genostore.open(tiny_store)
+    with (tmp_path / "g.fa").open("w") as file:
+        for contig in store.genome:
+            codes = store.sequence(f"{contig.name}:0-{contig.length}")
+            file.write(f">{contig.name}\n{genostore.decode(codes)}\n")
+    for assay in ("H3K27ac", "DNase"):
+        ingest.export(store, f"tracks/A/{assay}", tmp_path / f"{assay}.bw")
+    settings = [f"data.store={tiny_store}", *SETTINGS, *CNN, "data.contacts=null", "data.features=[]"]
+    small = fit(make_config("laptop", None, settings), tmp_path / "r", device="cpu", say=len)
+    tracks = [part for a in ("H3K27ac", "DNase") for part in ("--track", f"A:{a}={tmp_path / a}.bw")]
+    done = command(
+        "predict", small, "--fasta", tmp_path / "g.fa", *tracks, "--regions", bed, "--out", tmp_path / "p.tsv"
+    )
+    assert done.exit_code == 0, done.output
+    predictor = Predictor(small, device="cpu", cell_types=["A"])
+    expected = predictor(predictor.regions(bed))
+    got = pd.read_csv(tmp_path / "p.tsv", sep="\t")
+    assert got["name"].tolist() == expected["name"].tolist()
+    np.testing.assert_allclose(got["original"], expected["original"], rtol=1e-4)
+    done = command("predict", small, "--fasta", tmp_path / "g.fa", *tracks[:2], "--regions", bed)
+    assert done.exit_code == 1
+    assert "has no assay 'DNase'" in done.output
+    with pytest.raises(CatalogueError, match="no such file"), files.temporary_store("no.fa", {}, {}):
+        pass
+    with pytest.raises(QueryError, match="is not CELL:ASSAY=FILE"):
+        files.parse_files(("DNase=a.bw",), "--track")
+    for wrong in (["--genes", "a", "--regions", bed], ["--track", "A:B=c"], ["--fasta", "g.fa"]):
+        assert command("predict", small, *wrong).exit_code == 2
+
+
+def test_a_store_without_labels_is_predicted_on(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "s.zarr")
+    shutil.rmtree(tmp_path / "s.zarr/expression")
+    (tmp_path / "s.zarr/index.json").unlink()
+    predictor = Predictor(run, store=tmp_path / "s.zarr", device="cpu")
+    table = predictor(predictor.genes(["G001"]))
+    with_labels = Predictor(run, device="cpu")
+    expected = with_labels(with_labels.genes(["G001"]))
+    assert list(table) == ["gene", "name", "cell_type", "original"]
+    np.testing.assert_allclose(table["original"], expected["original"], rtol=1e-6)
+
+
+def test_the_card_says_what_the_run_is(run: Path) -> None:
+    before = (run / "README.md").read_text()
+    assert "Not evaluated on the test split." in before
+    assert "| `tracks/A/DNase` | A.DNase.bw |" in before
+    result = evaluate(run, "test", device="cpu", baselines=False)
+    card = (run / "README.md").read_text()
+    assert "Not evaluated" not in card
+    assert f"| test | original | all | 24 | {result['scores']['original']['all']['mse']:.4f} |" in card
+    assert json.loads((run / "data.json").read_text())["sha256"][:16] in card
+    assert "may confound it" in card
+    assert "a model of kind `cnn`" in card.lower()
+
+
+def test_what_a_step_takes_grows_with_length_and_batch() -> None:
+    for name, sizes in (("prism", ["model.d_model=16", "model.n_layer=2"]), ("cnn", []), ("attention", [])):
+        model = registry.build(
+            make_config("laptop", None, [f"model.name={name}", "model.center_length=500", *sizes]).model
+        )
+        short = room.kept_bytes(model, 1_024)
+        assert room.kept_bytes(model, 2_048) == pytest.approx(2 * short, rel=0.15), name
+        assert room.needed_bytes(model, 102_400, 4) > 350 * short
+        assert room.needed_bytes(model, 102_400, 4, training=False) < room.needed_bytes(model, 102_400, 4)
+        assert model.training
+        assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_estimate_is_what_the_backward_pass_keeps() -> None:
+    """Two layers by hand: the input of each product and the output of the rectifier, in float32."""
+    from prism_model.models.own import Own, OwnConfig
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)
+
+        def forward(self, sequence: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.relu(self.a(sequence))).mean((1, 2))
+
+    model = Own(Net(), OwnConfig(signal_size=0, feature_size=0))
+    assert room.kept_bytes(model, 1_000) == 4 * 1_000 * (4 + 8)
+
+
+def test_too_long_a_window_is_refused_before_the_first_step(
+    run: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "available_bytes", lambda: 1 << 20)
+    settings = make_config("laptop", None, [f"data.store={tiny_store}", *SETTINGS, *CNN, "train.batch_size=400"])
+    with pytest.raises(QueryError, match=r"400 windows of 256 bases takes about .* a batch of \d+ would fit"):
+        fit(settings, tmp_path / "r", device="cpu", say=len)
+    assert not (tmp_path / "r").exists()
+    predictor = Predictor(run, device="cpu")
+    monkeypatch.setattr(room, "available_bytes", lambda: 1 << 10)
+    with pytest.raises(QueryError, match=r"predicting a batch of 16 windows.*not even one sample fits"):
+        predictor(predictor.genes(["G001"]))
