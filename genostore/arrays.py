@@ -167,7 +167,7 @@ class Array:
             why = broken(raw, f"{path}/zarr.json")
             if why is not None:
                 raise ValueError(why)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptionError(f"the metadata of array {path} of {storage.root} are damaged: {error}") from error
         self.schema = ArraySchema.from_json(metadata, f"{storage.root}/{path}")
         self.attributes: Mapping[str, Any] = metadata["attributes"].get(KEY, {})

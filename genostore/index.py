@@ -40,7 +40,7 @@ def _nodes(storage: Storage, raw: bytes) -> Entries:
         nodes: Entries = content["nodes"]
         for node in nodes:
             check_node(node)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(
@@ -121,7 +121,7 @@ def node_attributes(storage: Storage, node: str, raw: bytes | None = None) -> di
         why = broken(raw, key)
         if why is not None:
             raise ValueError(why)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise CorruptionError(
             f"the metadata of {node} of {storage.root} are damaged ({error}); ingest it again with --overwrite, or "
             "restore the store from a copy"

@@ -29,6 +29,11 @@ BAND_CHUNK = (128, 128)
 BAND_SHARD_BINS = 8_192
 ZSTD_LEVEL = 1
 
+# Beyond what any genome needs; metadata that ask for more are damaged, or made to exhaust memory.
+_LONGEST = 1 << 44
+_LARGEST_CHUNK = 1 << 30
+_MOST_BLOCKS = 1 << 26
+
 _NAME = re.compile(r"[A-Za-z0-9_+\-][A-Za-z0-9._+\-]*")
 _PATH = re.compile(rf"{_NAME.pattern}(?:/{_NAME.pattern})*")
 
@@ -177,6 +182,26 @@ class ArraySchema:
     shard: tuple[int, ...] | None = None
     level: int | None = field(default=ZSTD_LEVEL)
 
+    def validate(self) -> None:
+        """Refuse what no array of a genome is, before anything of its size is allocated.
+
+        Raises
+        ------
+        ValueError
+            Saying what is out of bounds.
+        """
+        extents = (self.shape, self.dims, self.chunk, self.block)
+        if len({len(e) for e in extents}) != 1 or not self.shape:
+            raise ValueError(f"shape {self.shape}, names {self.dims} and chunks {self.chunk} are of several lengths")
+        if not all(type(n) is int and 0 <= n < _LONGEST for e in (self.shape, self.chunk, self.block) for n in e):
+            raise ValueError(f"shape {self.shape}, chunks {self.chunk} or shards {self.block} are out of bounds")
+        if 0 in self.chunk or any(b % c for b, c in zip(self.block, self.chunk, strict=True)):
+            raise ValueError(f"shards {self.block} are no multiples of chunks {self.chunk}")
+        if self.dtype != "string" and math.prod(self.chunk) * np.dtype(self.dtype).itemsize > _LARGEST_CHUNK:
+            raise ValueError(f"chunks of {self.chunk} {self.dtype} are larger than {_LARGEST_CHUNK:,} bytes")
+        if self.n_blocks > _MOST_BLOCKS:
+            raise ValueError(f"{self.n_blocks:,} stored objects are more than {_MOST_BLOCKS:,}")
+
     @property
     def block(self) -> tuple[int, ...]:
         """Extent of one stored object: the shard, or the chunk where there are no shards."""
@@ -261,7 +286,7 @@ class ArraySchema:
                 raise FormatError(f"array {where} has codecs {', '.join(names)}; they are bytes, zstd (or not), crc32c")
             level = codecs[1]["configuration"]["level"] if "zstd" in names else None
             fill = metadata["fill_value"]
-            return cls(
+            schema = cls(
                 shape=tuple(metadata["shape"]),
                 dims=tuple(metadata["dimension_names"]),
                 dtype=metadata["data_type"],
@@ -270,7 +295,9 @@ class ArraySchema:
                 shard=shard,
                 level=level,
             )
-        except (KeyError, TypeError, IndexError) as error:
+            schema.validate()
+            return schema
+        except (KeyError, TypeError, IndexError, ValueError) as error:
             raise FormatError(f"the metadata of array {where} are not of this format: {error!r}") from error
 
 

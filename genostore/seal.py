@@ -88,7 +88,7 @@ def read_root(raw: bytes, where: str) -> tuple[RootSchema, dict[str, Any]]:
         why = broken(raw, "zarr.json")
         if why is not None:
             raise ValueError(why)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"the metadata of {where} are damaged: {error}") from error
@@ -102,7 +102,7 @@ def _respelled(raw: bytes, key: str, stated: int) -> bool:
         document.pop("consolidated_metadata", None)
         document["attributes"][KEY][SEAL] = _BLANK
         return _crc(dumps(document), key) == stated
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

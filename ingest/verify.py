@@ -133,6 +133,7 @@ def verify(
     found, broken = survey(opened.storage)
     report.findings += [Finding(node, message) for node, message in broken.items()]
     _check_index(opened.storage, found, broken, report)
+    _check_groups(opened.storage, found, report)
     with progress or Watch() as show:
         for node, entry in found.items():
             show.look(node)
@@ -189,7 +190,10 @@ def _check_node(storage: Storage, genome: Genome, node: str, entry: dict[str, An
     lacking = [name for name in (*_ATTRIBUTES[kind], "generation") if name not in entry]
     if lacking:
         report.findings.append(Finding(node, f"lacks the attributes {', '.join(lacking)}"))
-    for path in arrays_of(storage, node):
+    paths = set(arrays_of(storage, node))
+    parts = {f"{node}/{part}" for part in _parts(kind, entry)}
+    report.findings += [Finding(path, f"is a part of {node} and not there") for path in sorted(parts - paths)]
+    for path in sorted(paths):
         array = Array(storage, path)
         expected = _extent(genome, kind, path, entry, storage)
         if expected is not None and array.schema.shape[0] != expected:
@@ -197,6 +201,29 @@ def _check_node(storage: Storage, genome: Genome, node: str, entry: dict[str, An
             report.findings.append(Finding(path, message))
         report.findings += [Finding(path, message) for message in damage(array)]
         report.values += int(np.prod(array.schema.shape))
+
+
+def _parts(kind: str, entry: dict[str, Any]) -> list[str]:
+    """Name the arrays that a group must have."""
+    if kind == "contacts":
+        return ["band", *(f"weights/{name}" for name in entry["weights"])]
+    return list(entry["columns"]) if kind in ("genes", "regions") else []
+
+
+def _check_groups(storage: Storage, found: dict[str, dict[str, Any]], report: Verification) -> None:
+    """Check the groups that lead to nodes and to the parts of nodes: without one, other programs find nothing below."""
+    paths = [*found, *(f"{node}/{part}" for node, e in found.items() for part in _parts(e["kind"], e))]
+    groups = {path.rsplit("/", depth)[0] for path in paths for depth in range(1, path.count("/") + 1)} - found.keys()
+    for group in sorted(groups):
+        try:
+            index.node_attributes(storage, group)
+            missing = storage.read(f"{group}/zarr.json") is None
+        except GenostoreError as error:
+            report.findings.append(Finding(group, str(error)))
+            continue
+        if missing:
+            message = "has no zarr.json, so that other programs do not find what lies in it"
+            report.findings.append(Finding(group, message))
 
 
 def _extent(genome: Genome, kind: str, path: str, entry: dict[str, Any], storage: Storage) -> int | None:

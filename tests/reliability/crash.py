@@ -160,21 +160,20 @@ def _training() -> Work:
         import ingest
         from ingest.simulate import simulate
 
-        simulate(folder / "files", genes=24, cell_types=1, seed=0)
+        simulate(folder / "files", genes=40, cell_types=1, seed=0)
         ingest.run(ingest.plan(folder / "files/catalog.yaml", folder / "s.zarr"))
 
     def act(folder: Path) -> None:
         import torch
 
         from prism_model import runs
-        from prism_model.config import recipe
+        from prism_model.config import make_config
         from prism_model.train import fit
 
         torch.set_num_threads(1)
         resume = (folder / "run" / runs.CONFIG).exists()
-        fit(
-            recipe("tiny", store=str(folder / "s.zarr"), epochs=3), folder / "run", resume=resume, device="cpu", say=str
-        )
+        config = make_config("tiny", None, (f"data.store={folder / 's.zarr'}", "train.epochs=2"))
+        fit(config, folder / "run", resume=resume, device="cpu", say=str)
 
     def check(folder: Path) -> None:
         from prism_model import Prism
@@ -319,7 +318,10 @@ def main() -> None:
     kills, seed = json.loads(sys.argv[1]), int(sys.argv[2])
     all_works = works()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [disturb(all_works[name], Path(folder, name), n, seed) for name, n in kills.items()]
+        rows = []
+        for name, n in kills.items():
+            rows.append(disturb(all_works[name], Path(folder, name), n, seed))
+            print(rows[-1].plain(), file=sys.stderr, flush=True)
     print(json.dumps([row.plain() for row in rows]))
 
 

@@ -1,0 +1,286 @@
+"""Damaged files at every parser of user input: an answer or one of our errors, in bounded time and memory.
+
+Run as a program it forks a child that works through cases; when one ends the child (a crash, a hang, memory), the next
+child goes on after it. A case is made from its number alone, so any can be made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.reliability.mutate import mutate
+from tests.reliability.record import Row
+
+MEMORY = 4 << 30
+SECONDS = 20
+_NATIVE = ("bigWig", ".cool", ".hic")
+Parser = Callable[[Path], None]
+
+
+def parsers() -> dict[str, Parser]:
+    """Read all of a file and look for nonsense; the imports are those of the program's own process."""
+    import numpy as np
+    import pandas as pd
+
+    from genostore.genome import Genome
+    from ingest.catalogue import load
+    from ingest.sources.bed import read_bed
+    from ingest.sources.bedgraph import BedGraph
+    from ingest.sources.bigwig import BigWig
+    from ingest.sources.fasta import Fasta
+    from ingest.sources.genes import read_genes
+    from ingest.sources.hic import open_contacts
+    from ingest.sources.tables import read_gene_values
+
+    genes = pd.DataFrame({"id": ["G1.2", "G2", "G3"], "name": ["one", "two", "three"]})
+    genome = Genome.build("g", {"chr1": 5_000, "chr2": 3_001, "chrM": 700}, 256)
+
+    def signal_of(source: Any) -> None:
+        source.validate()
+        for contig, length in list(source.extents.items())[:8]:
+            assert contig
+            assert length > 0
+            assert not any(c in contig for c in "\0\n")
+            end = min(length, 1 << 20)
+            values = source.values(contig, 0, end)
+            assert values.shape == (end,)
+            assert values.dtype == np.float32
+
+    def contacts(path: Path) -> None:
+        source = open_contacts(path, 100)
+        source.validate()
+        for contig, length in list(source.contigs.items())[:8]:
+            assert contig
+            assert length > 0
+            n = min(-(-length // 100), 2_000)
+            band = source.band(contig, 0, n, 16)
+            assert band.values.shape == (n, 16)
+            assert band.values.dtype == source.dtype
+        for weight in source.weights(source.weight_names).values():
+            assert weight.values.shape == (sum(-(-x // 100) for x in source.contigs.values()),)
+
+    def fasta(path: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Fasta(path, scratch)
+            for contig, length in list(source.contigs.items())[:8]:
+                codes = source.codes(contig, 0, min(length, 1 << 20))
+                assert codes.shape == (min(length, 1 << 20),)
+                assert not (codes & ~np.uint8(15)).any()
+                assert ((codes & 7) <= 4).all()
+
+    def bed(path: Path) -> None:
+        frame = read_bed(path)
+        assert (frame["start"] >= 0).all()
+        assert (frame["end"] >= frame["start"]).all()
+
+    def annotation(path: Path) -> None:
+        frame, *_ = (read_genes(path),)
+        assert (frame["start"] >= 0).all()
+        assert (frame["end"] > frame["start"]).all()
+        assert frame["strand"].isin(["+", "-"]).all()
+        assert not frame["id"].duplicated().any()
+
+    def table(path: Path) -> None:
+        found = read_gene_values(path, "gene", ["length", "cage"], genes)
+        assert len(found.values) == len(genes)
+
+    def catalogue(path: Path) -> None:
+        found = load(path, check_files=False)
+        for track in found.tracks:
+            assert "/" not in track.cell_type + track.assay
+            assert not track.cell_type.startswith(".")
+            assert not track.assay.startswith(".")
+
+    def region(path: Path) -> None:
+        for line in path.read_bytes().decode("utf-8", "replace").split("\n"):
+            found = genome.region(line)
+            assert 0 <= found.start < found.end <= found.contig.length
+
+    return {
+        "bigWig": lambda p: signal_of(BigWig(p)),
+        ".cool": contacts,
+        ".hic": contacts,
+        "FASTA": fasta,
+        "bedGraph": lambda p: signal_of(BedGraph(p)),
+        "BED": bed,
+        "GTF": annotation,
+        "table": table,
+        "catalogue": catalogue,
+        "region": region,
+    }
+
+
+def seeds(folder: Path) -> dict[str, list[Path]]:
+    """Good files of each format."""
+    import gzip
+
+    import hictkpy
+    import pandas as pd
+
+    from tests.ingest.small import BIN, CONTIGS, EVERYTHING, build_small
+
+    small = build_small(folder)
+    with hictkpy.hic.FileWriter(folder / "a.hic", CONTIGS, [BIN], tmpdir=folder) as writer:
+        first = -(-CONTIGS["chr1"] // BIN)
+        pixels = [(i, j, 1 + (i * j) % 7) for i in range(first) for j in range(i, min(i + 9, first))]
+        writer.add_pixels(pd.DataFrame(pixels, columns=["bin1_id", "bin2_id", "count"]))
+    for name in ("genome.fa", "genes.gtf", "rna.bedgraph"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes(), mtime=0))
+    (folder / "regions").write_text("chr1:1,000-2,000\nchr2\nchrM:5-\nchr1:0-1\n")
+    catalogue = small.catalogue(EVERYTHING)
+    named = {
+        "bigWig": ["dnase.bw"],
+        ".cool": ["hic.cool"],
+        ".hic": ["a.hic"],
+        "FASTA": ["genome.fa", "genome.fa.gz"],
+        "bedGraph": ["rna.bedgraph", "rna.bedgraph.gz"],
+        "BED": ["blacklist.bed"],
+        "GTF": ["genes.gtf", "genes.gtf.gz"],
+        "table": ["table.csv"],
+        "catalogue": [catalogue.name],
+        "region": ["regions"],
+    }
+    return {kind: [folder / name for name in names] for kind, names in named.items()}
+
+
+def attempt(parse: Parser, path: Path) -> str:
+    """Parse a file, and say what came of it."""
+    from genostore.errors import GenostoreError
+
+    try:
+        parse(path)
+    except GenostoreError as error:
+        return "refused" if str(error) else "raw: an error without words"
+    except AssertionError as error:
+        import traceback
+
+        return f"nonsense: {traceback.extract_tb(error.__traceback__)[-1].line}"
+    except MemoryError:
+        return "raw: MemoryError"
+    except Exception as error:
+        return f"raw: {type(error).__name__}: {str(error)[:90]}"
+    return "read"
+
+
+def fuzz(kind: str, parse: Parser, files: list[Path], count: int, seed: int, keep: Path | None = None) -> Row:
+    """Parse ``count`` damaged copies of good files."""
+    native = kind in _NATIVE
+    row = Row("fuzz", f"damaged {kind}" + (", read by native code" if native else ""))
+    data = [path.read_bytes() for path in files]
+    done = 0
+    with tempfile.TemporaryDirectory() as folder:
+        case = Path(folder, files[0].name)
+        while done < count:
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.close(reading)
+                _work(kind, parse, data, case, range(done, count), seed, writing)
+            os.close(writing)
+            with os.fdopen(reading) as lines:
+                outcomes = [line.rstrip("\n") for line in lines]
+            status = os.waitpid(child, 0)[1]
+            for outcome in outcomes:
+                _count(row, outcome, kind, done, native, keep, case=None)
+                done += 1
+            if os.WIFSIGNALED(status):
+                _count(row, _ended(os.WTERMSIG(status)), kind, done, native, keep, case)
+                done += 1
+    return row
+
+
+def _ended(number: int) -> str:
+    return f"hang of over {SECONDS} s" if number == signal.SIGALRM else f"crash: {signal.Signals(number).name}"
+
+
+def _count(row: Row, outcome: str, kind: str, number: int, native: bool, keep: Path | None, case: Path | None) -> None:
+    crash = outcome.startswith("crash")
+    row.add("crash of the reader, contained in its child" if crash and native else outcome.split(":")[0])
+    if outcome not in ("read", "refused") and not (crash and native):
+        row.wrong += 1
+    if outcome not in ("read", "refused"):
+        row.notes.append(f"{kind} case {number}: {outcome}")
+        if keep is not None and case is not None:
+            (keep / f"{kind.strip('.')}.{number}").write_bytes(case.read_bytes())
+
+
+def damaged(data: list[bytes], kind: str, number: int, seed: int) -> bytes:
+    """Make a case again."""
+    rng = random.Random(f"{seed}/{kind}/{number}")
+    return mutate(rng.choice(data), rng)
+
+
+def _work(kind: str, parse: Parser, data: list[bytes], case: Path, cases: range, seed: int, writing: int) -> None:
+    """Work through cases in a child, one line each."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    for number in cases:
+        case.write_bytes(damaged(data, kind, number, seed))
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        os.write(writing, (attempt(parse, case).replace("\n", " ") + "\n").encode())
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    os._exit(0)
+
+
+def study(counts: dict[str, int], seed: int = 0) -> list[Row]:
+    """Fuzz each named parser so often; a program of its own does it."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.reliability.fuzz", json.dumps(counts), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    rows = []
+    for plain in json.loads(done.stdout.splitlines()[-1]):
+        row = Row(plain["study"], plain["what"])
+        vars(row).update(plain)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    counts, seed = json.loads(sys.argv[1]), int(sys.argv[2])
+    keep = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    every = parsers()
+    with tempfile.TemporaryDirectory() as folder:
+        child = os.fork()  # writing the seeds starts threads, which a fork would not survive
+        if child == 0:
+            seeds(Path(folder))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        files = {kind: [p for p in Path(folder).iterdir() if _is(kind, p)] for kind in counts}
+        rows = []
+        for kind, n in counts.items():
+            rows.append(fuzz(kind, every[kind], sorted(files[kind]), n, seed, keep))
+            print(rows[-1].plain(), file=sys.stderr, flush=True)
+    print(json.dumps([row.plain() for row in rows]))
+
+
+def _is(kind: str, path: Path) -> bool:
+    endings = {
+        "bigWig": (".bw",),
+        ".cool": (".cool",),
+        ".hic": (".hic",),
+        "FASTA": (".fa", ".fa.gz"),
+        "bedGraph": (".bedgraph", ".bedgraph.gz"),
+        "BED": (".bed",),
+        "GTF": (".gtf", ".gtf.gz"),
+        "table": (".csv",),
+        "catalogue": (".yaml",),
+        "region": ("regions",),
+    }
+    return path.name.endswith(endings[kind])
+
+
+if __name__ == "__main__":
+    main()

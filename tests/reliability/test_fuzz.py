@@ -1,0 +1,100 @@
+"""Damaged input gets an answer or one of our errors; a sample of the full run, and what it once found."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genostore.errors import SourceError
+from ingest.sources.bigwig import BigWig
+from tests.ingest.small import CONTIGS, build_small
+from tests.reliability.fuzz import study
+
+COUNTS = {"region": 40, "catalogue": 40, "BED": 25, "GTF": 25, "table": 25, "bedGraph": 25, "FASTA": 20}
+NATIVE = {"bigWig": 40, ".hic": 15, ".cool": 10}
+
+
+@pytest.mark.parametrize("counts", [COUNTS, NATIVE], ids=["text", "native"])
+def test_damaged_input_is_read_or_refused(counts: dict[str, int]) -> None:
+    for row in study(counts, seed=2):
+        assert row.good, row.notes
+        assert row.tried == counts[row.what.removeprefix("damaged ").split(",")[0]]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        (352, b"\xff", "list of contigs"),  # bytes of a key: ended the interpreter
+        (356, b"\x09", "list of contigs"),  # bytes of a value: ended the interpreter
+        (360, b"\xff\xff\xff", "list of contigs"),  # number of contigs: ended the interpreter
+        (376, b"\x02", "list of contigs"),  # leaf or not
+        (380, b"chr2", "list of contigs"),  # a name twice
+        (380, b"\xff", "list of contigs"),  # no text: an error of pyBigWig's own came through
+        (6, b"\x01\x10", "truncated"),  # zoom levels that are not there: ended the interpreter
+    ],
+)
+def test_bigwig_headers_that_once_ended_the_interpreter(tmp_path: Path, at: int, value: bytes, said: str) -> None:
+    build_small(tmp_path)
+    good = (tmp_path / "dnase.bw").read_bytes()
+    assert struct.unpack_from("<Q", good, 8) == (344,)
+    (tmp_path / "bad.bw").write_bytes(good[:at] + value + good[at + len(value) :])
+    with pytest.raises(SourceError, match=said):
+        BigWig(tmp_path / "bad.bw").validate()
+    assert BigWig(tmp_path / "dnase.bw").contigs == CONTIGS
+
+
+CRASH = """
+import ctypes, sys
+from genostore.contained import contained, note
+def work():
+    note("some/file.bw")
+    if sys.argv[1] == "crash": ctypes.string_at(0)
+    if sys.argv[1] == "kill": import os, signal; os.kill(os.getpid(), signal.SIGKILL)
+    if sys.argv[1] == "exit": sys.exit(7)
+contained(work)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a program's work runs in a child on Linux alone")
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("crash", 1, "error: some/file.bw: the library that reads this file crashed (SIGSEGV)"),
+        ("kill", 137, "error: killed, as systems do when memory runs out"),
+        ("exit", 7, ""),
+        ("nothing", 0, ""),
+    ],
+)
+def test_a_crash_of_native_code_is_told_with_the_files_name(how: str, code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", CRASH, how], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.startswith(said) if said else done.stderr == ""
+
+
+def test_a_worker_that_dies_is_told_with_the_files_name(tmp_path: Path) -> None:
+    small = build_small(tmp_path)
+    program = (
+        "import ctypes, ingest\n"
+        "from genostore.errors import WriteError\n"
+        "from ingest.nodes.track import TrackNode\n"
+        "from tests.reliability import deadly\n"
+        "if __name__ == '__main__':\n"
+        "    deadly.run(__import__('sys').argv[1], __import__('sys').argv[2])\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(program)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), str(small.catalogue()), str(tmp_path / "s.zarr")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**__import__("os").environ, "PYTHONPATH": str(root)},
+    )
+    assert "dnase.bw: worker processes died, several times, while they made tracks/K562/DNase of it" in done.stdout, (
+        done.stdout + done.stderr[-2_000:]
+    )
