@@ -166,6 +166,8 @@ class _Rows:
                 raise self._error(number, line, "has no number where one is expected") from None
             if b"_" in fields[1] + fields[2] + fields[3]:  # Python's int and float would take 1_000
                 raise self._error(number, line, "has no number where one is expected")
+            if max(map(abs, span)) >= 1 << 62:
+                raise self._error(number, line, "has a position that no genome has")
             rows.append((index.setdefault(fields[0].decode("utf-8", "replace"), len(index)), *span, value))
         codes, starts, ends, values = zip(*rows, strict=True)
         self.names, self.codes = list(index), np.array(codes, np.int64)

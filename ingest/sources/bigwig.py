@@ -193,6 +193,8 @@ def _check_contigs(file: BinaryIO, path: Path, size: int, offset: int) -> None:
         for _ in range(items):
             name, first, second = struct.unpack(f"<{key}sII", _exactly(file, path, key + 8))
             if is_leaf:
+                if second == 0:
+                    raise damaged
                 names.add(name.rstrip(b"\0"))
                 numbers.add(first)
             else:

@@ -109,7 +109,9 @@ def read_table(path: str | PathLike[str], columns: Mapping[str, Column], separat
     expect_text(path, "a table")
     header = not (columns and all(isinstance(column, int) for column in columns.values()))
     rows = _rows(path, separator)
-    number, first = next(rows)
+    number, first = next(rows, (1, []))
+    if not first:
+        raise SourceError(f"{path}: is a table without rows")
     names: list[Column] = [name.strip() for name in first] if header else list(range(len(first)))
     if header:
         names[0] = str(names[0]).removeprefix("#").strip()

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from genostore.errors import SourceError
+from ingest.sources.bedgraph import BedGraph
 from ingest.sources.bigwig import BigWig
+from ingest.sources.tables import read_table
 from tests.ingest.small import CONTIGS, build_small
 from tests.reliability.fuzz import study
 
 COUNTS = {"region": 40, "catalogue": 40, "BED": 25, "GTF": 25, "table": 25, "bedGraph": 25, "FASTA": 20}
-NATIVE = {"bigWig": 40, ".hic": 15, ".cool": 10}
+NATIVE = {"bigWig": 40, ".hic": 15, ".cool": 10, "chunk": 200}
 
 
 @pytest.mark.parametrize("counts", [COUNTS, NATIVE], ids=["text", "native"])
@@ -32,6 +34,7 @@ def test_damaged_input_is_read_or_refused(counts: dict[str, int]) -> None:
         (356, b"\x09", "list of contigs"),  # bytes of a value: ended the interpreter
         (360, b"\xff\xff\xff", "list of contigs"),  # number of contigs: ended the interpreter
         (376, b"\x02", "list of contigs"),  # leaf or not
+        (388, b"\x00\x00\x00\x00", "list of contigs"),  # a contig of no bases
         (380, b"chr2", "list of contigs"),  # a name twice
         (380, b"\xff", "list of contigs"),  # no text: an error of pyBigWig's own came through
         (6, b"\x01\x10", "truncated"),  # zoom levels that are not there: ended the interpreter
@@ -45,6 +48,15 @@ def test_bigwig_headers_that_once_ended_the_interpreter(tmp_path: Path, at: int,
     with pytest.raises(SourceError, match=said):
         BigWig(tmp_path / "bad.bw").validate()
     assert BigWig(tmp_path / "dnase.bw").contigs == CONTIGS
+
+
+def test_text_that_once_raised_an_error_of_python(tmp_path: Path) -> None:
+    (tmp_path / "blank.csv").write_bytes(b" ")
+    with pytest.raises(SourceError, match="without rows"):
+        read_table(tmp_path / "blank.csv", {"gene": "gene"})
+    (tmp_path / "far.bedgraph").write_bytes(b"chr1\t0\t99999999999999999999\t1\n")
+    with pytest.raises(SourceError, match="line 1 has a position that no genome has"):
+        BedGraph(tmp_path / "far.bedgraph").validate()
 
 
 CRASH = """
