@@ -8,7 +8,7 @@ BENCHMARKS ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint wheel bench clean
+.PHONY: demo test lint wheel bench soak audit clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml constraints.txt
@@ -32,6 +32,18 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+# Kill, corrupt, fuzz and soak as often as docs/reliability.md says, and remake its tables; under half an hour.
+soak: $(READY)
+	$(BIN)/python -m tests.reliability
+
+# Known weaknesses of the pinned packages; says so where the vulnerability service cannot be reached.
+audit: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit || { echo "audit skipped: pip-audit cannot be installed here"; exit 0; }; \
+	test -x $(BIN)/pip-audit || exit 0; \
+	$(BIN)/pip-audit --timeout 10 -r constraints.txt --no-deps --disable-pip 2>audit.log; code=$$?; \
+	if grep -qiE "connection|timed? ?out|resolve|unreachable|ServiceError" audit.log; then echo "audit skipped: the vulnerability service cannot be reached"; \
+	else cat audit.log; rm -f audit.log; exit $$code; fi; rm -f audit.log
 
 lint: $(READY)
 	$(BIN)/ruff check

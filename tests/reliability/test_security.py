@@ -158,8 +158,8 @@ def test_a_catalogue_that_expands_is_bounded(tmp_path: Path) -> None:
 def test_schemes_that_are_not_listed_are_refused(tmp_path: Path, source: str) -> None:
     with pytest.raises(SourceError, match="unknown scheme"):
         fetch(source, cache=tmp_path)
+    small = build_small(tmp_path)
     with pytest.raises(CatalogueError, match="unknown scheme"):
-        small = build_small(tmp_path)
         load(small.catalogue(f"tracks: [{{cell_type: A, assay: x, source: '{source}', md5: {'0' * 32}}}]\n"))
 
 
