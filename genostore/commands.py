@@ -118,7 +118,7 @@ def slice_(store: str, out: Path, **options: Any) -> None:
 
 @click.command()
 @STORE
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path())
 @window_options
 @click.option("--jitter", default=0, show_default=True, help="Margin for shifts, in bases either way.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
@@ -126,7 +126,7 @@ def slice_(store: str, out: Path, **options: Any) -> None:
 @click.option("--workers", type=int, help="Shards written at once; as many as there are processors when left out.")
 @click.option("--overwrite", is_flag=True, help="Replace another pack that is there.")
 def pack(
-    store: str, out: Path, dtype: str, compress: bool, workers: int | None, overwrite: bool, **options: Any
+    store: str, out: str, dtype: str, compress: bool, workers: int | None, overwrite: bool, **options: Any
 ) -> None:
     """Materialise windows as the pack OUT, to read faster than from the store; resumable."""
     from rich.progress import Progress

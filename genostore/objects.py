@@ -32,9 +32,8 @@ _TENSORSTORE = re.compile(
     r"^(ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|UNKNOWN|CANCELLED"
     r"|INTERNAL)\b"
 )
-_CODE = re.compile(
-    r"<Code>(\w+)</Code>|\b([A-Z][A-Za-z]+): [A-Z]|status code: (\d+ [A-Za-z ]+)|http_response_code='(\d+)'"
-)
+_NAMED = re.compile(r"<Code>(\w+)</Code>|\b([A-Z][a-z]+[A-Za-z]*): [A-Z]")  # of S3's errors
+_NUMBERED = re.compile(r"status code: (\d+ [A-Za-z ]+)|http_response_code='(\d+)'")
 
 
 @dataclass(frozen=True)
@@ -177,8 +176,9 @@ class Bucket(Storage):
             raise self._error(what, str(error), False) from None
 
     def _error(self, what: str, text: str, refused: bool) -> RemoteError:
-        codes = [next(filter(None, m.groups())) for m in _CODE.finditer(text.split("Debug source")[0])]
-        reason = codes[-1].strip() if codes else "no connection, or none that lasted"
+        text = text.split("Debug source")[0]
+        found = [*_NUMBERED.finditer(text), *_NAMED.finditer(text)]
+        reason = next(filter(None, found[-1].groups())).strip() if found else "no connection, or none that lasted"
         if refused:
             kind = self._access.kind if self._access else "the environment's"
             return RemoteError(
@@ -233,7 +233,7 @@ class Bucket(Storage):
                 return self._write(key, content, mode)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError, _Changed):
                 found = self.fetch(key)  # ours, if the answer to an earlier attempt was lost
-                return found[1] if attempt and found is not None and found[0] == content else None
+                return found[1] if found is not None and found[0] == content else None
             except RemoteError as error:
                 if attempt == 3 or "refused" in str(error):
                     raise

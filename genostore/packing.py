@@ -7,6 +7,8 @@ A pack is built beside its place, under ``.<name>.partial``, with the machinery 
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
@@ -20,14 +22,17 @@ from numpy.typing import NDArray
 from genostore import index
 from genostore.disk import exchange, lock, put_folder, remove_tree, sync_tree, write_file, writing
 from genostore.errors import ConflictError, FormatError, QueryError, StaleError
+from genostore.folder import Folder
 from genostore.local import threads
+from genostore.objects import Bucket
 from genostore.pack import COPIED, Pack, PackReader, changes
 from genostore.query import Ints
 from genostore.schema import KEY, ArraySchema, column_array, dumps
 from genostore.seal import read_root, seal
 from genostore.staging import Staging, create
-from genostore.storage import PRIVATE, Storage
+from genostore.storage import METADATA, PRIVATE, Storage
 from genostore.store import Store, open
+from genostore.upload import upload
 from genostore.windows import Windows
 
 if TYPE_CHECKING:
@@ -224,24 +229,39 @@ def sources(store: Store) -> dict[str, dict[str, Any]]:
 
 def write_pack(
     windows: Windows,
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     dtype: str = "float32",
     compress: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Path:
+) -> Path | str:
     """Materialise windows; see :meth:`genostore.windows.Windows.pack`."""
     workers = threads() if workers is None else workers
     if workers < 1:
         raise QueryError(f"workers is {workers}; it is 1 or more")
-    if not Storage.of(path).local:
-        raise QueryError(f"a pack is written to a folder, and {path} is a URL; copy the folder there when it is done")
-    path = Path(Storage.of(path).root)
     packing = Packing.of(windows, dtype, compress)
-    if path.exists() and _up_to_date(packing, path, overwrite):
-        return path
+    target = Storage.of(path)
+    there = target.path("").exists() if target.local else target.read(METADATA) is not None
+    up_to_date = there and _up_to_date(packing, target.root, overwrite)
+    if isinstance(target, Folder):
+        if not up_to_date:
+            _build(packing, Path(target.root), workers, progress)
+        return Path(target.root)
+    if up_to_date:
+        return target.root
+    assert isinstance(target, Bucket)
+    with tempfile.TemporaryDirectory(prefix="genostore-pack-") as scratch:
+        target.put(f"{PRIVATE}/clock/pack", b"")  # refuses at once what cannot be written
+        _build(packing, Path(scratch, "pack"), workers, progress)
+        upload(Path(scratch, "pack"), target)
+    return target.root
+
+
+def _build(packing: Packing, path: Path, workers: int, progress: Progress | None) -> None:
+    """Write a pack into a folder."""
+    windows = packing.windows
     partial = path.with_name(f".{path.name}.partial")
     with writing(path), lock(path.with_name(f".{path.name}.lock"), f"pack {path}"):
         storage = _begin(packing, partial)
@@ -265,10 +285,9 @@ def write_pack(
                 put_folder(partial, path)
                 partial = retired
             remove_tree(partial)
-    return path
 
 
-def _up_to_date(packing: Packing, path: Path, overwrite: bool) -> bool:
+def _up_to_date(packing: Packing, path: str, overwrite: bool) -> bool:
     """Tell whether the pack that is there is the one that is asked for; refuse to replace it if not told to."""
     try:
         there = open(path)

@@ -159,7 +159,8 @@ class Store:
     def _frame(self, node: str, columns: Sequence[str]) -> pd.DataFrame:
         group = Group.of(self.storage, node)
         self._check_seen(node, index.node_attributes(self.storage, node))
-        return pd.DataFrame({c: read_column(self.storage, f"{node}/{c}", group) for c in columns})
+        values = self.storage.map(lambda c: read_column(self.storage, f"{node}/{c}", group), columns)
+        return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
     def _entry(self, node: str, what: str, name: str, prefix: str) -> dict[str, Any]:
         entry = self.entries.get(node)
@@ -181,6 +182,10 @@ class Store:
             self._check_seen(node, array.attributes)
             self._arrays[node] = array
         return self._arrays[node]
+
+    def open_arrays(self, nodes: Sequence[str]) -> None:
+        """Open arrays side by side, where that spares waiting."""
+        self.storage.map(self.array, [node for node in nodes if node not in self._arrays])
 
     def _check_seen(self, node: str, attributes: Mapping[str, Any] | None) -> None:
         """Refuse a node that is not the one that the index had when the store was opened."""

@@ -66,6 +66,10 @@ class StoreReader:
         spans = Spans.clipped(start, width, offset, offset + length)
         cut = (start < offset) | (start + width > offset + length)  # windows that pass an end of their contig
         out: dict[str, NDArray[Any]] = {}
+        if not self.store.storage.local:
+            tracks = [f"tracks/{chosen.cell_types[c]}/{a}" for c in np.unique(cell) for a in chosen.assays]
+            wanted = ["sequence"] * ("sequence" in parts) + tracks * ("signal" in parts)
+            self.store.open_arrays([node for node in wanted if node in self.store.entries])
         with Reads() as reads:
             if "sequence" in parts:
                 out["sequence"] = buffers.empty((len(row), width), np.uint8)
@@ -337,7 +341,7 @@ class Windows:
         workers: int | None = None,
         overwrite: bool = False,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Path:
+    ) -> Path | str:
         """Materialise the windows, with their jitter margin, as a store of their own.
 
         Bases are kept on the forward strand, one by one, for all samples that the query's genes and cell types could
@@ -364,8 +368,8 @@ class Windows:
 
         Returns
         -------
-        pathlib.Path
-            The path.
+        pathlib.Path or str
+            The path, or the URL. A pack for an object store is built in a temporary folder first.
 
         Raises
         ------

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from genostore import access
+from genostore import access, objects
 from tests.genostore.conftest import Toy, build_toy
 
 from .proxy import Proxy
@@ -94,10 +94,8 @@ def s3(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         "AWS_ENDPOINT_URL": proxy.url,
         "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
-        "GENOSTORE_LEASE": "4",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("genostore.leases.LEASE", 4.0)
     yield S3(proxy, f"http://{moto[0]}:{moto[1]}", uuid.uuid4().hex[:8])
     proxy.stop()
 
@@ -107,7 +105,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up soon, where a test waits for that."""
     monkeypatch.setattr(access, "RETRIES", 3)
     monkeypatch.setattr("genostore.arrays._context", None)  # made anew, with these settings
-    monkeypatch.setattr("genostore.objects._connect", __import__("genostore").objects._connect.__wrapped__)
+    monkeypatch.setattr(objects, "_connect", objects._connect.__wrapped__)
 
 
 @pytest.fixture(scope="session")
