@@ -111,9 +111,8 @@ def main() -> None:
                 rates.append(measure(windows, batches, options.threads))
                 requests, proxy.delay = len(proxy.requests) - before, 0.0
         plain, delayed = (statistics.median(rates) for rates in found.values())
-        print(
-            f"{options.batches} batches of {options.batch} windows of {WIDTH:,} bases, {TRACKS} tracks: {requests:,} requests"
-        )
+        shape = f"{options.batches} batches of {options.batch} windows of {WIDTH:,} bases, {TRACKS} tracks"
+        print(f"{shape}: {requests:,} requests")
         print(f"{plain:,.0f} windows/s undelayed, {delayed:,.0f} with {options.delay * 1000:.0f} ms at each request")
         print(f"ratio {plain / delayed:.2f}, at most {proxy.peak} requests at once")
 
