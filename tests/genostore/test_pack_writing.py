@@ -269,8 +269,3 @@ def test_the_command_packs(toy: Toy, tmp_path: Path) -> None:
     again = subprocess.run([*command[:-1], "float32"], capture_output=True, text=True, env=environment, check=False)
     assert again.returncode != 0
     assert "it has dtype 'float16', and 'float32' is asked for" in " ".join(again.stderr.split())
-
-
-def test_a_pack_is_written_to_a_folder(toy: Toy) -> None:
-    with pytest.raises(QueryError, match="s3://bucket/p is a URL; copy the folder there"):
-        toy.open().windows(width=100).pack("s3://bucket/p")
