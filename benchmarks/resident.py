@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-
 from benchmarks.data import Bench
 from benchmarks.epochs import TRACKS, Epochs
-from benchmarks.harness import Result, Skip, compare, installed
+from benchmarks.harness import Result, compare, installed
 
 WORK = "resident in RAM, full permutation, 2 kb, 3 tracks, batch 64"
 
 
 def run(bench: Bench) -> Result:
     """Compare whole epochs."""
-    from genostore.loader import Loader
-
     result = Result("resident")
-    if "resident" not in inspect.signature(Loader).parameters:
-        result.skipped.append(Skip(WORK, "this version's loader has no resident tracks"))
-        return result
     epochs = Epochs(bench, True)
     makers = {"genostore": epochs.resident, "genvarloader": epochs.genvarloader, "memmap": epochs.memmap}
     contenders = installed(makers, result, "resident")

@@ -105,7 +105,7 @@ def test_packed_and_resident(bench: Bench) -> None:
     assert names(result) >= {"genostore, packed", "memmap, float32"}
     assert [bar.bar for bar in result.bars][-1] == 0.5
     result = resident.run(bench)
-    assert result.rows or result.skipped
+    assert names(result) >= {"genostore, resident", "memmap, float32"}
 
 
 def test_incumbent(bench: Bench) -> None:
