@@ -140,7 +140,8 @@ class Mixer(nn.Module):
         from prism_model import cpu_ops
 
         weights = [direction.weights() for direction in self.directions if isinstance(direction, Direction)]
-        out: Tensor = cpu_ops.mix(both, *(torch.stack(each) for each in zip(*weights, strict=True)))[0]
+        stacked = [torch.stack(each) for each in zip(*weights, strict=True)]
+        out: Tensor = cpu_ops.mix(both, *stacked, torch.is_grad_enabled())[0]
         return out
 
 

@@ -253,7 +253,7 @@ def _raw_step(delta, mixed, weight, offset, b, i, c):  # type: ignore[no-untyped
 def scan_forward(  # type: ignore[no-untyped-def]
     u, delta, mixed, weight, A, D, z, z_at, bias, gated, softplus, reverse, add, out, states, tasks,
 ):  # fmt: skip
-    """Scan; ``states`` receives the state before every ``CHUNK``-th position.
+    """Scan; ``states`` receives the state before every ``CHUNK``-th position, unless it has no room.
 
     ``mixed`` holds in its columns what makes the step size (as many as ``weight`` has rows; none: ``delta`` is given),
     then B, then C. ``A`` is ``(state, channel)``, ``weight`` ``(rank, channel)``.
@@ -262,7 +262,7 @@ def scan_forward(  # type: ignore[no-untyped-def]
     n_states, rank = A.shape[0], weight.shape[0]
     row = n_states * LANES
     width = rank + 2 * n_states
-    n_chunks = states.shape[1]
+    n_chunks, kept_chunks = (length + CHUNK - 1) // CHUNK, states.shape[1]
     for task in range(tasks.shape[0]):
         b, first, last = tasks[task, 0], tasks[task, 1], tasks[task, 2]
         n_vectors = (last - first) // LANES
@@ -276,9 +276,10 @@ def scan_forward(  # type: ignore[no-untyped-def]
             size = min(CHUNK, length - start)
             for q in range(n_vectors):
                 c, own = first + q * LANES, q * row
-                kept = (b * n_chunks + chunk) * n_states * channels + c
-                for n in range(n_states):
-                    _store(states, kept + n * channels, _load(h, own + n * LANES))
+                if kept_chunks > 0:
+                    kept = (b * kept_chunks + chunk) * n_states * channels + c
+                    for n in range(n_states):
+                        _store(states, kept + n * channels, _load(h, own + n * LANES))
                 skip, offset = _load(D, c), _load(bias, c)
                 for k in range(size):
                     i = length - 1 - start - k if reverse else start + k

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from prism_model import cpu_kernels
 from prism_model.cpu_kernels import CHUNK, LANES
@@ -221,6 +222,7 @@ def mix(
     step_bias: Tensor,
     A: Tensor,
     D: Tensor,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Convolve, project and scan in every direction, and sum the directions up.
 
@@ -236,6 +238,8 @@ def mix(
         From step to step sizes, ``(direction, rank, channel)`` and ``(direction, channel)``.
     A, D
         ``(direction, state, channel)`` and ``(direction, channel)``. The second direction reads backwards.
+    keep
+        Whether a backward pass may follow, for which the states are kept.
 
     Returns
     -------
@@ -244,7 +248,7 @@ def mix(
     """
     batch, length, channels = x.shape[0], x.shape[1], taps.shape[2]
     out, u = (x.new_empty(batch, length, channels) for _ in range(2))
-    mixed, states = _kept(x, project, A)
+    mixed, states = _kept(x, project, A, keep)
     tasks = _tasks(batch, channels)
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
@@ -256,16 +260,16 @@ def mix(
 
 
 @mix.register_fake
-def _(x, taps, tap_bias, project, steps, step_bias, A, D):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape[0], x.shape[1], taps.shape[2]), *_kept(x, project, A)
+def _(x, taps, tap_bias, project, steps, step_bias, A, D, keep):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape[0], x.shape[1], taps.shape[2]), *_kept(x, project, A, keep)
 
 
-def _kept(x: Tensor, project: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+def _kept(x: Tensor, project: Tensor, A: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     """Room for the projections and the states of all directions."""
     batch, length = x.shape[:2]
     n_directions, n_states, channels = A.shape
     mixed = x.new_empty(n_directions, batch, length, project.shape[1])
-    return mixed, x.new_empty(n_directions, batch, -(-length // CHUNK), n_states, channels)
+    return mixed, x.new_empty(n_directions, batch, -(-length // CHUNK) if keep else 0, n_states, channels)
 
 
 @torch.library.custom_op("prism_model::mix_backward", mutates_args=(), device_types="cpu")
@@ -307,12 +311,12 @@ def _(grad, *inputs):  # type: ignore[no-untyped-def]
 
 
 def _keep_for_mix(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.save_for_backward(*inputs[:-1], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _differentiate_mix(ctx, grad, *_):  # type: ignore[no-untyped-def]
-    return _mix_backward(grad.contiguous(), *ctx.saved_tensors)
+    return *_mix_backward(grad.contiguous(), *ctx.saved_tensors), None
 
 
 mix.register_autograd(_differentiate_mix, setup_context=_keep_for_mix)
@@ -391,7 +395,11 @@ def _run(kernel: Callable[..., None], arguments: Sequence[Any], tasks: np.ndarra
     Not numba's own parallel loops: their default layer aborts the process when two threads enter it at once, as a
     loader and a training step do, and their OpenMP layer when a child was forked.
     """
-    arrays = [a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments]
+    with record_function(f"prism_model::{kernel.__name__}"):
+        _share(kernel, [a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments], tasks)
+
+
+def _share(kernel: Callable[..., None], arrays: Sequence[Any], tasks: np.ndarray) -> None:
     n_threads = min(torch.get_num_threads(), len(tasks))
     if n_threads <= 1:
         kernel(*arrays, tasks)

@@ -153,7 +153,7 @@ def test_operators_pass_opcheck() -> None:
     torch.library.opcheck(cpu_ops.rms_norm, (u, bias, 1e-5), test_utils=tests)
     directions = [normal(2, *shape) for shape in ((4, 32), (32,), (8, 32), (2, 32), (32,))]
     A = (-torch.rand(2, 3, 32)).requires_grad_()
-    torch.library.opcheck(cpu_ops.mix, (normal(2, 40, 64), *directions, A, normal(2, 32)), test_utils=tests)
+    torch.library.opcheck(cpu_ops.mix, (normal(2, 40, 64), *directions, A, normal(2, 32), True), test_utils=tests)
 
 
 def test_autocast_keeps_the_scan_in_float32() -> None:
