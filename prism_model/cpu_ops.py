@@ -2,8 +2,8 @@
 
 The scan's forward pass keeps the state at every ``CHUNK``-th position; its backward pass recomputes the states in
 between, chunk by chunk, in a buffer that stays in cache. No tensor of ``(batch, length, channel, state)`` exists.
-The mixer's core (convolution, projection and scan of every direction) keeps its input, those states and the small
-projections; it convolves once more in the backward pass.
+The mixer's core (convolution, projection and scan of every direction) keeps its input, what it convolved, the small
+projections and those states; the step sizes are projected within the scan.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def mix(
     A: Tensor,
     D: Tensor,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Convolve, project and scan in every direction, and sum the directions up.
 
     Parameters
@@ -239,24 +239,25 @@ def mix(
     A, D
         ``(direction, state, channel)`` and ``(direction, channel)``. The second direction reads backwards.
     keep
-        Whether a backward pass may follow, for which the states are kept.
+        Whether a backward pass may follow.
 
     Returns
     -------
     tuple
-        The mixed sequence ``(B, L, channels)``; what the backward pass needs: projections and states.
+        The mixed sequence ``(B, L, channels)``; then, for the backward pass, what each direction convolved, its
+        projections and its states.
     """
     batch, length, channels = x.shape[0], x.shape[1], taps.shape[2]
-    out, u = (x.new_empty(batch, length, channels) for _ in range(2))
-    mixed, states = _kept(x, project, A, keep)
+    out, spare = (x.new_empty(batch, length, channels) for _ in range(2))
+    convolved, mixed, states = _kept(x, project, A, keep)
     tasks = _tasks(batch, channels)
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
-            _convolve(x, taps[k], tap_bias[k], k == 1, u)
+            u = _convolve(x, taps[k], tap_bias[k], k == 1, convolved[k] if keep else spare)
             torch.mm(u.flatten(0, 1), project[k].t(), out=mixed[k].flatten(0, 1))
             arguments = [u, u, mixed[k], steps[k], A[k], D[k], x, channels, step_bias[k], True, True, k == 1, k == 1]
             _run(cpu_kernels.scan_forward, [*arguments, out, states[k]], tasks)
-    return out, mixed, states
+    return out, convolved, mixed, states
 
 
 @mix.register_fake
@@ -264,12 +265,13 @@ def _(x, taps, tap_bias, project, steps, step_bias, A, D, keep):  # type: ignore
     return x.new_empty(x.shape[0], x.shape[1], taps.shape[2]), *_kept(x, project, A, keep)
 
 
-def _kept(x: Tensor, project: Tensor, A: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """Room for the projections and the states of all directions."""
+def _kept(x: Tensor, project: Tensor, A: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for what all directions convolve, their projections and their states."""
     batch, length = x.shape[:2]
     n_directions, n_states, channels = A.shape
+    convolved = x.new_empty(n_directions if keep else 0, batch, length, channels)
     mixed = x.new_empty(n_directions, batch, length, project.shape[1])
-    return mixed, x.new_empty(n_directions, batch, -(-length // CHUNK) if keep else 0, n_states, channels)
+    return convolved, mixed, x.new_empty(n_directions, batch, -(-length // CHUNK) if keep else 0, n_states, channels)
 
 
 @torch.library.custom_op("prism_model::mix_backward", mutates_args=(), device_types="cpu")
@@ -283,16 +285,17 @@ def _mix_backward(
     step_bias: Tensor,
     A: Tensor,
     D: Tensor,
+    convolved: Tensor,
     mixed: Tensor,
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by the arguments of :func:`mix`."""
     channels = taps.shape[2]
-    u, du, dx = torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(x)
+    du, dx = torch.empty_like(grad), torch.empty_like(x)
     results = tuple(torch.empty_like(t) for t in (taps, tap_bias, project, steps, step_bias, A, D))
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
-            _convolve(x, taps[k], tap_bias[k], k == 1, u)
+            u = convolved[k]
             arguments = [grad, u, u, mixed[k], steps[k], A[k], D[k], x, channels, step_bias[k]]
             gradients = _scan_gradients([*arguments, True, True, k == 1, k == 1, states[k]], du, du, dx)
             dmixed = gradients[0].flatten(0, 1)
