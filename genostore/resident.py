@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from genostore import buffers, local, shared
 from genostore.arrays import Array, Reads, Spans
 from genostore.batch import Batch
+from genostore.batch_kernels import gather_sequence, gather_signal
 from genostore.errors import QueryError
-from genostore.resident_kernels import gather_sequence, gather_signal
 from genostore.sequence import SOFT_MASK
 from genostore.shared import key
 from genostore.windows import StoreReader, bin_signal, contact_bins
@@ -247,8 +247,10 @@ class Resident:
             items["contacts"] = _Item(table.name(), "contacts", table.shape, np.dtype(np.float32), table.fill)
         return items
 
-    def read(self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False) -> Batch:
-        """Read samples; see :meth:`genostore.windows.Windows.read`."""
+    def read(
+        self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False, *, fill: float = math.nan
+    ) -> Batch:
+        """Read samples; see :meth:`genostore.windows.Windows.read`. Signals are ``fill`` where there is no value."""
         windows, chosen = self.windows, self.windows.selection
         index = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         windows.check(index)
@@ -265,7 +267,8 @@ class Resident:
             if batch.reverse.any():
                 planes = np.where(batch.reverse[:, None], planes[:, windows.swapped], planes)
             signal = buffers.empty((len(row), len(chosen.assays), windows.width), np.float32)
-            _in_threads(planes, _KINDS[self.dtype], where, signal)
+            fill = fill if windows.query.resolution == 1 else math.nan
+            _in_threads(planes, _KINDS[self.dtype], where, np.float32(fill), signal)
             batch.signal = bin_signal(signal, windows.query.resolution, windows.query.aggregate).transpose(0, 2, 1)
         if self._contacts is not None:
             bins = self._contacts.bins(batch)
@@ -277,11 +280,13 @@ class Resident:
         return batch
 
 
-def _in_threads(planes: Ints, kind: int, where: tuple[NDArray[Any], ...], out: NDArray[np.float32]) -> None:
+def _in_threads(
+    planes: Ints, kind: int, where: tuple[NDArray[Any], ...], fill: np.float32, out: NDArray[np.float32]
+) -> None:
     parts = min(local.threads(), max(1, out.nbytes // _TASK_BYTES))
     edges = [len(out) * i // parts for i in range(parts + 1)]
     cuts = [slice(a, b) for a, b in pairwise(edges)]
-    local.run([partial(gather_signal, planes[c], kind, *(w[c] for w in where), out[c]) for c in cuts])
+    local.run([partial(gather_signal, planes[c], kind, *(w[c] for w in where), fill, out[c]) for c in cuts])
 
 
 def _fill(array: Array, node: str, out: NDArray[Any]) -> None:

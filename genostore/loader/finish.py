@@ -6,9 +6,12 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from genostore import batch_kernels
 from genostore.batch import Batch
 from genostore.errors import QueryError
 from genostore.loader.transforms import Transform
@@ -37,36 +40,56 @@ class Finish:
     missing: Missing
     transforms: list[Transform] = field(default_factory=list)
     expand: bool = False
-    _reported: bool = False
+    reported: bool = False
+
+    @property
+    def early(self) -> bool:
+        """Whether gaps may be filled before anything else is done, and so where they are read."""
+        return self.missing == "zero" and not self.transforms
+
+    def fill(self, batch: Batch, first: int, signal: bool = True) -> None:
+        """Fill the gaps of a batch of arrays in place, with or without its signal.
+
+        The share that is filled of the ``first`` samples is reported, if none was yet.
+        """
+        if batch.signal is not None and signal:
+            values = batch.signal.transpose(0, 2, 1)  # as it lies in memory
+            filled = _fill(values[:first])
+            _fill(values[first:])
+            if first and not self.reported:
+                self._report(filled / values[:first].size)
+        for part in (batch.contacts, batch.features):
+            if part is not None:
+                _fill(part)
 
     def to(self, device: torch.device) -> None:
         """Keep on a device what is used there."""
         self.transforms = [t.to(device) for t in self.transforms]
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Finish a batch of tensors, in place where that is possible."""
+    def __call__(self, batch: Batch, filled: bool = False) -> Batch:
+        """Finish a batch of tensors, in place where that is possible; ``filled`` if :meth:`fill` has seen it."""
         if self.missing == "error":
             self._refuse(batch)
         if batch.sequence is not None and self.onehot:
             batch.sequence = one_hot(batch.sequence)
         if batch.signal is not None:
-            if self.missing in ("zero", "mask") and not self._reported:
-                self._report(batch.signal)
+            if self.missing in ("zero", "mask") and not (self.reported or filled):
+                self._report(float(torch.isnan(batch.signal).float().mean()))
             if self.missing == "mask":
                 batch.mask = ~torch.isnan(batch.signal)
             for transform in self.transforms:
                 transform.apply(batch.signal, batch.cell_type)
         if self.expand and batch.contacts is not None:
             batch.contacts = expand(batch, self.windows.width)
-        if self.missing in ("zero", "mask"):
+            filled = False
+        if self.missing in ("zero", "mask") and not filled:
             for values in (batch.signal, batch.contacts, batch.features):
                 if values is not None:
                     values.nan_to_num_(nan=0.0, posinf=float("inf"), neginf=float("-inf"))
         return batch
 
-    def _report(self, signal: Tensor) -> None:
-        self._reported = True
-        share = float(torch.isnan(signal).float().mean())
+    def _report(self, share: float) -> None:
+        self.reported = True
         if share:
             log.info("missing=%r fills %.1f%% of the first batch's signal", self.missing, 100 * share)
 
@@ -84,14 +107,19 @@ class Finish:
             )
 
 
+def _fill(values: NDArray[np.float32]) -> int:
+    if values.flags.c_contiguous:
+        return int(batch_kernels.fill_missing(values.reshape(-1)))
+    silent = np.isnan(values)
+    values[silent] = 0
+    return int(silent.sum())
+
+
 def one_hot(codes: Tensor) -> Tensor:
     """Make ``(..., 4)`` float32 of uint8 codes: A C G T, and zeros for code 4."""
-    rows = torch.eye(5, 4, dtype=torch.float32, device=codes.device)
-    if codes.device.type != "cpu":
-        return rows[codes.int()]
-    # A row of four floats is looked up as one number: a third of the time.
-    found = rows.view(torch.complex128).view(-1).index_select(0, codes.reshape(-1).int())
-    return torch.view_as_real(found).view(torch.float32).view(*codes.shape, 4)
+    if codes.device.type == "cpu":
+        return torch.from_numpy(batch_kernels.one_hot(codes.contiguous().numpy()))
+    return torch.eye(5, 4, dtype=torch.float32, device=codes.device)[codes.int()]
 
 
 def expand(batch: Batch, width: int) -> Tensor:

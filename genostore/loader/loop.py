@@ -48,6 +48,7 @@ class Pass:
     order: Ints
     shift: Ints
     flip: Flips
+    first: int  # batch
 
 
 class Loader(IterableDataset[Batch]):
@@ -255,10 +256,14 @@ class Loader(IterableDataset[Batch]):
         return Workers(self, num_workers, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._shared is None:  # it travels to workers as shared memory
+        self._share()  # it travels to workers as shared memory
+        return self.__dict__
+
+    def _share(self) -> torch.Tensor:
+        if self._shared is None:
             self._shared = torch.zeros(3, dtype=torch.int64).share_memory_()
             self._publish()
-        return self.__dict__
+        return self._shared
 
     def _publish(self) -> None:
         if self._shared is not None:
@@ -267,8 +272,7 @@ class Loader(IterableDataset[Batch]):
 
     def _begin_in_worker(self) -> int:
         """Begin a pass in a worker: where the main process says, or the epoch after if it has said nothing since."""
-        assert self._shared is not None
-        changes, epoch, yielded = self._shared.tolist()
+        changes, epoch, yielded = self._share().tolist()
         if changes != self._changes:
             self._changes, self._passes = changes, 0
         self.epoch = epoch + self._passes
@@ -290,7 +294,9 @@ class Loader(IterableDataset[Batch]):
         flip: Flips = self.reverse_complement == "always"
         if self.reverse_complement == "random":
             flip = self.order.flips(epoch)
-        this = Pass(epoch, self.order.epoch(epoch), self.order.shifts(epoch, self.windows.query.jitter), flip)
+        this = Pass(
+            epoch, self.order.epoch(epoch), self.order.shifts(epoch, self.windows.query.jitter), flip, numbers.start
+        )
         self.finish.to(self.device)
         send = Sender(self.device, self._prepare)
         with closing(self._batches(this, numbers)) as batches, closing(send(batches)) as sent:
@@ -310,16 +316,31 @@ class Loader(IterableDataset[Batch]):
 
     def _prepare(self, batch: Batch) -> Batch:
         """Make a batch that was sent to the device what a model takes."""
-        return self.finish(self.source.fill(batch) if isinstance(self.source, OnDevice) else batch)
+        return self.finish(self.source.fill(batch) if isinstance(self.source, OnDevice) else batch, self._early)
+
+    @property
+    def _early(self) -> bool:
+        """Whether the threads that read fill gaps, too."""
+        return self.finish.early and self.device.type == "cpu" and not isinstance(self.source, OnDevice)
 
     def _read(self, this: Pass, load: list[int]) -> Batch:
         index = np.concatenate([self.order.batch(this.order, number) for number in load])
         flip = this.flip if isinstance(this.flip, bool) else this.flip[index]
+        first = len(self.order.batch(this.order, load[0])) if load[0] == this.first else 0
+        # Resident signals are filled while they are gathered, once it was told how much of them is.
+        gathered = (
+            isinstance(self.source, Resident) and self._early and not first and self.windows.query.resolution == 1
+        )
         try:
-            batch = self.source.read(index, this.shift[index], flip)
+            if isinstance(self.source, Resident) and gathered:
+                batch = self.source.read(index, this.shift[index], flip, fill=0.0)
+            else:
+                batch = self.source.read(index, this.shift[index], flip)
         except Exception as error:
             error.add_note(f"while batch {load[0]} of epoch {this.epoch} was read")
             raise
+        if self._early:
+            self.finish.fill(batch, first, signal=not gathered)
         if self.weights is not None:
             batch.weight = self.weights[index]
         return tensors(batch, pin=self.device.type == "cuda")

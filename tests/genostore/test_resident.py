@@ -19,10 +19,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from genostore import Contacts, disk, shared
+from genostore.batch_kernels import gather_sequence, gather_signal
 from genostore.errors import QueryError
 from genostore.loader.resident import OnDevice
 from genostore.resident import Resident
-from genostore.resident_kernels import gather_sequence, gather_signal
 
 from .conftest import Toy
 
@@ -116,25 +116,24 @@ def test_a_value_too_large_for_float16_is_refused(toy: Toy, folder: Path, monkey
 def test_positions_past_two_to_the_31() -> None:
     """On lazily mapped memory, of which the few pages that are touched exist."""
     far = 2**31 + 12_345
-    with mmap.mmap(-1, 2 * (far + 10_000)) as memory:
-        track = np.frombuffer(memory, np.float16)
-        codes = np.frombuffer(memory, np.uint8)
-        here = np.arange(64, dtype=np.float16)
-        track[far : far + 64] = here
-        where = (np.array([far - 10, 5]), np.zeros(2, np.int64), np.array([far + 50, 10]), np.array([True, False]))
-        out = np.empty((2, 1, 80), dtype=np.float32)
-        gather_signal(np.full((2, 1), track.ctypes.data), 1, *where, out)
-        expected = np.concatenate([np.zeros(10), here[:50], np.full(20, np.nan)])
-        np.testing.assert_array_equal(out[0, 0], expected[::-1])
-        np.testing.assert_array_equal(out[1, 0], np.r_[np.zeros(5), np.full(75, np.nan)])
-        view = torch.from_numpy(track)[None].unfold(1, 64, 1)  # as OnDevice gathers
-        np.testing.assert_array_equal(view[torch.tensor([0]), torch.tensor([far])][0].numpy(), here)
-        codes[far : far + 64] = 2
-        bases = np.empty((2, 80), dtype=np.uint8)
-        gather_sequence(codes, *where, bases)
-        complement = np.concatenate([np.full(10, 3), np.full(50, 1), np.full(20, 4)])
-        np.testing.assert_array_equal(bases[0], complement[::-1])
-        del track, codes, view
+    memory = mmap.mmap(-1, 2 * (far + 10_000))
+    track = np.frombuffer(memory, np.float16)
+    codes = np.frombuffer(memory, np.uint8)
+    here = np.arange(64, dtype=np.float16)
+    track[far : far + 64] = here
+    where = (np.array([far - 10, 5]), np.zeros(2, np.int64), np.array([far + 50, 10]), np.array([True, False]))
+    out = np.empty((2, 1, 80), dtype=np.float32)
+    gather_signal(np.full((2, 1), track.ctypes.data), 1, *where, np.float32(np.nan), out)
+    expected = np.concatenate([np.zeros(10), here[:50], np.full(20, np.nan)])
+    np.testing.assert_array_equal(out[0, 0], expected[::-1])
+    np.testing.assert_array_equal(out[1, 0], np.r_[np.zeros(5), np.full(75, np.nan)])
+    view = torch.from_numpy(track)[None].unfold(1, 64, 1)  # as OnDevice gathers
+    np.testing.assert_array_equal(view[torch.tensor([0]), torch.tensor([far])][0].numpy(), here)
+    codes[far : far + 64] = 2
+    bases = np.empty((2, 80), dtype=np.uint8)
+    gather_sequence(codes, *where, bases)
+    complement = np.concatenate([np.full(10, 3), np.full(50, 1), np.full(20, 4)])
+    np.testing.assert_array_equal(bases[0], complement[::-1])
 
 
 def test_what_does_not_fit_is_refused_with_its_size(toy: Toy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""The compiled gather of windows out of memory: cast, padded, turned to the strand that is wanted, in one pass."""
+"""Compiled loops over batches: gather windows out of memory, fill gaps, spell bases as one-hot rows.
+
+They hold no lock and start no threads: the loader's own threads call them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from genostore import buffers
 
 
 @intrinsic
@@ -51,6 +56,7 @@ def gather_signal(
     low: NDArray[np.int64],
     high: NDArray[np.int64],
     reverse: NDArray[np.bool_],
+    fill: np.float32,
     out: NDArray[np.float32],
 ) -> None:
     """Cut windows out of tracks that lie in memory.
@@ -64,9 +70,11 @@ def gather_signal(
     start
         ``(B,)`` position of the window on the track, which may lie outside of it.
     low, high
-        ``(B,)`` positions that exist; others are NaN.
+        ``(B,)`` positions that exist.
     reverse
         ``(B,)`` whether to write the window backwards.
+    fill
+        What takes the place of NaN, and of positions that do not exist.
     out
         ``(B, channel, W)``.
     """
@@ -77,36 +85,41 @@ def gather_signal(
         for c in range(out.shape[1]):
             row = out[b, c]
             if planes[b, c] == 0 or first == last:
-                row[:] = np.nan
+                row[:] = fill
                 continue
             n = last - first
             a = width - last if reverse[b] else first
-            row[:a] = np.nan
-            row[a + n :] = np.nan
+            row[:a] = fill
+            row[a + n :] = fill
             target = row[a : a + n]
             at = start[b] + first
             if kind == 0:
                 values = numba.carray(_array_at(planes[b, c] + 4 * at, np.float32(0)), (n,))
                 if reverse[b]:
                     for i in range(n):
-                        target[n - 1 - i] = values[i]
+                        target[n - 1 - i] = fill if values[i] != values[i] else values[i]
                 else:
-                    target[:] = values
+                    for i in range(n):
+                        target[i] = fill if values[i] != values[i] else values[i]
                 continue
             bits = numba.carray(_array_at(planes[b, c] + 2 * at, np.uint16(0)), (n,))
             if kind == 1:
                 if reverse[b]:
                     for i in range(n):
-                        target[n - 1 - i] = _half(bits[i])
+                        value = _half(bits[i])
+                        target[n - 1 - i] = fill if value != value else value
                 else:
                     for i in range(n):
-                        target[i] = _half(bits[i])
+                        value = _half(bits[i])
+                        target[i] = fill if value != value else value
             elif reverse[b]:
                 for i in range(n):
-                    target[n - 1 - i] = _bfloat(bits[i])
+                    value = _bfloat(bits[i])
+                    target[n - 1 - i] = fill if value != value else value
             else:
                 for i in range(n):
-                    target[i] = _bfloat(bits[i])
+                    value = _bfloat(bits[i])
+                    target[i] = fill if value != value else value
 
 
 @numba.njit(cache=True, nogil=True)
@@ -134,3 +147,32 @@ def gather_sequence(
                 row[width - 1 - i] = code if code == 4 else code ^ np.uint8(3)
         else:
             row[first:last] = codes[start[b] + first : start[b] + last]
+
+
+@numba.njit(cache=True, nogil=True)
+def fill_missing(values: NDArray[np.float32]) -> int:
+    """Replace NaN by 0 in place, and count how many there were."""
+    filled = 0
+    for i in range(values.size):
+        silent = values[i] != values[i]
+        filled += silent
+        values[i] = np.float32(0) if silent else values[i]
+    return filled
+
+
+_ROWS = np.eye(5, 4, dtype=np.float32).view(np.uint64)
+
+
+@numba.njit(cache=True, nogil=True)
+def spell(codes: NDArray[np.uint8], rows: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
+    """Look up the row of each code; a row of four floats is two words."""
+    for i in range(codes.size):
+        out[i, 0] = rows[codes[i], 0]
+        out[i, 1] = rows[codes[i], 1]
+
+
+def one_hot(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Make ``(..., 4)`` float32 of uint8 codes: A C G T, and zeros for code 4."""
+    out = buffers.empty((*codes.shape, 4), np.float32)
+    spell(codes.reshape(-1), _ROWS, out.reshape(-1, 4).view(np.uint64))
+    return out
