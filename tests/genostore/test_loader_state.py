@@ -178,7 +178,8 @@ def test_leaving_the_loop_ends_the_threads(toy: Toy) -> None:
 
 def test_an_interrupt_ends_it_promptly(toy: Toy) -> None:
     script = f"""
-import genostore
+import signal, genostore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 loader = genostore.open({str(toy.path)!r}).windows(width=400).loader(2)
 print("ready", flush=True)
 while True:
@@ -191,7 +192,10 @@ while True:
         time.sleep(0.5)
         began = time.monotonic()
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
+        try:
+            _, said = child.communicate(timeout=60)
+        finally:
+            child.kill()
     assert time.monotonic() - began < 20  # of a busy machine; it takes a few milliseconds
     assert said.decode().rstrip().endswith("KeyboardInterrupt")
     assert child.returncode == -signal.SIGINT
