@@ -111,9 +111,9 @@ class _File:
     def __init__(self, key: tuple[str, Hashable]) -> None:
         self.descriptor = os.open(key[0], os.O_RDONLY | os.O_CLOEXEC)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone when Python ends
         if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 def _read_index(key: tuple[str, Hashable, int]) -> NDArray[np.int64]:
