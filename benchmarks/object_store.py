@@ -31,7 +31,7 @@ from genostore.staging import Staging, create
 from genostore.upload import upload
 from tests.objects.proxy import Proxy
 
-LENGTH, TRACKS, WIDTH = 40_000_000, 4, 2_000
+LENGTH, TRACKS, WIDTH = 8_000_000, 4, 2_000
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def server() -> Iterator[Proxy]:
                 time.sleep(0.1)
         boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys).create_bucket(Bucket="bench")
         proxy = Proxy(("127.0.0.1", port)).start()
-        os.environ.update({{"region_name": "AWS_REGION"}.get(k, k.upper()): v for k, v in keys.items()})
+        os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
         os.environ["AWS_ENDPOINT_URL"] = proxy.url
         yield proxy
         proxy.stop()
