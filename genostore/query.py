@@ -279,7 +279,7 @@ def _genes(store: Store, query: Query) -> Ints:
         picked = np.arange(len(table))
     else:
         wanted = [query.genes] if isinstance(query.genes, str) else list(query.genes)
-        picked = np.array([_gene(table, str(g)) for g in wanted], dtype=np.int64)
+        picked = np.array([_gene(store, str(g)) for g in wanted], dtype=np.int64)
     if query.split is not None:
         column = _fold(store, query.fold)
         values = table[column].to_numpy()
@@ -293,19 +293,15 @@ def _genes(store: Store, query: Query) -> Ints:
     return picked
 
 
-def _gene(table: pd.DataFrame, name: str) -> int:
+def _gene(store: Store, name: str) -> int:
     for column, wanted in (("id", name), ("id", name.split(".")[0]), ("name", name)):
-        lookup: dict[str, list[int]] = table.attrs.setdefault(f"lookup_{column}", {})
-        if not lookup:
-            for row, value in enumerate(table[column]):
-                lookup.setdefault(value, []).append(row)
-        rows = lookup.get(wanted, [])
+        rows = store.gene_rows[column].get(wanted, [])
         if len(rows) == 1:
             return rows[0]
         if rows:
-            ids = ", ".join(table["id"].iloc[rows])
+            ids = ", ".join(store.genes["id"].iloc[rows])
             raise QueryError(f"gene name {name!r} is that of {len(rows)} genes; give the id of one of them: {ids}")
-    known = [*table.attrs["lookup_id"], *table.attrs["lookup_name"]]
+    known = [*store.gene_rows["id"], *store.gene_rows["name"]]
     raise NotFoundError(f"there is no gene {name!r}; {nearest(name, known, limit=3)}")
 
 

@@ -146,6 +146,15 @@ class Store:
             raise NotFoundError(f"{self.path} has no genes; its catalogue named none")
         return self._frame("genes", entry["columns"])
 
+    @cached_property
+    def gene_rows(self) -> dict[str, dict[str, list[int]]]:
+        """Rows of ``genes`` by ``id`` and by ``name``; several genes may have one name."""
+        found: dict[str, dict[str, list[int]]] = {"id": {}, "name": {}}
+        for column, rows in found.items():
+            for row, value in enumerate(self.genes[column]):
+                rows.setdefault(value, []).append(row)
+        return found
+
     @property
     def splits(self) -> list[str]:
         """Columns of ``genes`` that hold a split (train, valid, test)."""
