@@ -140,7 +140,7 @@ class _Rows:
         columns = {0: "category", 1: np.int64, 2: np.int64, 3: np.float64}
         try:
             table = pd.read_csv(io.BytesIO(text), sep=r"\s+", header=None, dtype=columns, na_filter=False, quoting=3)
-        except ValueError:  # not all numbers, or not as many columns everywhere: find out which line
+        except (ValueError, OverflowError):  # not all numbers, or not as many columns everywhere: find out which line
             self._read_by_line()
             return
         if table.shape[1] != len(columns):

@@ -203,6 +203,8 @@ class CoolerSource:
                 else:
                     why = f"cannot be read as HDF5, so it is damaged or no .cool ({error})"
                 raise SourceError(f"{self.path}: {why}; fetch it again") from None
+            except (TypeError, AttributeError) as error:  # a part is of another kind than a .cool has there
+                raise SourceError(f"{self.path}: is damaged, or no .cool ({error}); fetch it again") from None
             except KeyError as error:
                 raise SourceError(f"{self._where}: lacks a part of a .cool ({error}); fetch it again") from None
 

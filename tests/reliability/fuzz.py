@@ -22,7 +22,7 @@ from tests.reliability.mutate import mutate
 from tests.reliability.record import Row
 
 MEMORY = 4 << 30
-SECONDS = 20
+SECONDS = 60
 _NATIVE = ("bigWig", ".cool", ".hic")  # by libraries that are not ours
 Parser = Callable[[Path], None]
 
