@@ -34,10 +34,10 @@ def _name(value: str) -> str:
     """Check a name that becomes a node of the store."""
     if not _NAME.fullmatch(value):
         raise ValueError(f"{value!r} is no name; use letters, digits and . _ + - only")
+    if not value.strip(".") or value.startswith("__") or value == "zarr.json":
+        raise ValueError(f"{value!r} cannot be a name, because Zarr keeps it for itself; choose another")
     if value.startswith("."):
         raise ValueError(f"{value!r} begins with a dot, and so would be hidden; choose another name")
-    if value.startswith("__") or value == "zarr.json":
-        raise ValueError(f"{value!r} cannot be a name, because Zarr keeps it for itself; choose another")
     return value
 
 
