@@ -26,7 +26,7 @@ def write_card(run: str | Path) -> Path:
     config = runs.read_config(run)
     about = json.loads((run / "run.json").read_text())
     digest = runs.read_digest(run)
-    card = weights.read_card(weights.find(run)) if (run / weights.BEST / "model.json").is_file() else None
+    card = weights.read_card(weights.find(run)) if (run / weights.BEST / "model.safetensors").is_file() else None
     metrics = {path.stem: json.loads(path.read_text()) for path in sorted((run / "metrics").glob("*.json"))}
     parts = [
         f"# {run.resolve().name}",

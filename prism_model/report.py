@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import genostore
 from genostore.errors import NotFoundError
-from prism_model import runs
+from prism_model import runs, weights
 from prism_model.config import RunConfig
 from prism_model.figures import predicted_against_observed, training_curves
 from prism_model.page import Page
@@ -106,10 +106,10 @@ def report(
 
 def _best(run: Path) -> dict[str, Any]:
     """What the kept checkpoint says of itself."""
-    path = run / "checkpoints" / "best" / "model.json"
-    if not path.is_file():
+    path = run / weights.BEST
+    if not (path / "model.safetensors").is_file():
         raise NotFoundError(f"{run} has no checkpoint yet ({path} is missing); let `prism train` reach a validation")
-    info: dict[str, Any] = json.loads(path.read_text()).get("info", {})
+    info: dict[str, Any] = weights.read_card(path).get("info", {})
     return info
 
 

@@ -1,4 +1,7 @@
-"""Our checkpoints: a folder of ``model.safetensors`` and ``model.json``, readable without executing anything."""
+"""Our checkpoints: a folder of ``model.safetensors`` and ``model.json``, readable without executing anything.
+
+The weights carry the card that ``model.json`` spells out for people, so that the two are always of one checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,12 +24,13 @@ if TYPE_CHECKING:
     P = TypeVar("P", bound=Prism)
 
 VERSION = 1
+CARD = "prism"  # among the metadata of the weights
 BEST = "checkpoints/best"
 """Where a run keeps its best checkpoint."""
 
 
 def save(folder: str | Path, model: nn.Module, info: Mapping[str, Any] | None = None) -> None:
-    """Write a checkpoint; each of its files appears whole.
+    """Write a checkpoint; it is replaced in one step.
 
     Parameters
     ----------
@@ -44,10 +48,11 @@ def save(folder: str | Path, model: nn.Module, info: Mapping[str, Any] | None = 
     weights, text = folder / ".model.safetensors.part", folder / ".model.json.part"
     # Copies, since tensors that share memory (tied weights) cannot be written.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    save_file(state, weights)
-    text.write_text(json.dumps(card, indent=1) + "\n")
-    text.replace(folder / "model.json")
+    content = json.dumps(card, indent=1) + "\n"
+    save_file(state, weights, metadata={CARD: content})
+    text.write_text(content)
     weights.replace(folder / "model.safetensors")
+    text.replace(folder / "model.json")
 
 
 def load(path: str | Path, cls: type[P], *, scan: str = "auto") -> P:
@@ -134,7 +139,7 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         return from_plain(ModelConfig, {"name": card["model"], **card["config"]}, "config")
     except QueryError as error:
-        raise FormatError(f"{folder / 'model.json'}: {error}") from error
+        raise FormatError(f"the card of {folder / 'model.safetensors'}: {error}") from error
 
 
 def _fill(model: nn.Module, folder: Path) -> None:
@@ -148,23 +153,25 @@ def find(path: str | Path) -> Path:
     """The folder of a checkpoint: the path itself, or the best of the run there."""
     path = Path(path)
     for folder in (path, path / BEST):
-        if (folder / "model.json").is_file():
+        if (folder / "model.safetensors").is_file():
             return folder
     if path.is_file():
         raise NotFoundError(
             f"{path} is a file; expected the folder of a run or a checkpoint. A checkpoint of the official release "
             f"becomes one by `prism convert {path}`"
         )
-    raise NotFoundError(f"{path} holds no model: there is neither model.json nor {BEST}/model.json in it")
+    raise NotFoundError(f"{path} holds no model: there is neither model.safetensors nor {BEST}/model.safetensors in it")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read ``model.json``: version, model, config, info."""
+    """Read what a checkpoint is, from its weights: version, model, config, info."""
+    path = folder / "model.safetensors"
     try:
-        card = json.loads((folder / "model.json").read_text())
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{folder / 'model.json'} cannot be read: {error}") from error
+        with safe_open(path, "pt") as weights:
+            card = json.loads((weights.metadata() or {}).get(CARD, "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FormatError(f"{path} cannot be read: {error}") from error
     if not isinstance(card, dict) or card.get("version") != VERSION:
         got = card.get("version") if isinstance(card, dict) else card
-        raise FormatError(f"{folder / 'model.json'} has version {got!r}; this prism reads version {VERSION}")
+        raise FormatError(f"{path} has a card of version {got!r}; this prism reads version {VERSION}")
     return card
