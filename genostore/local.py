@@ -119,8 +119,8 @@ class _File:
 def _read_index(key: tuple[str, Hashable, int]) -> NDArray[np.int64]:
     """Read where a shard's chunks lie, ``(chunks, 2)`` offsets and lengths; -1 for a chunk it does not hold."""
     path, version, chunks = key
-    descriptor, size = _file(path, version).descriptor, 16 * chunks
-    raw = os.pread(descriptor, size + 4, max(os.fstat(descriptor).st_size - size - 4, 0))
+    file, size = _file(path, version), 16 * chunks  # held, since another thread may put its own in the cache
+    raw = os.pread(file.descriptor, size + 4, max(os.fstat(file.descriptor).st_size - size - 4, 0))
     if len(raw) != size + 4 or google_crc32c.value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
         raise ValueError(f"DATA_LOSS: the index of shard {path} does not match its checksum")
     return np.frombuffer(raw[:-4], dtype="<i8").reshape(-1, 2)

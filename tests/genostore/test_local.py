@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genostore import local
 from genostore.arrays import Array, Reads, Spans
 from genostore.errors import CorruptionError
 from genostore.genome import Genome
@@ -122,3 +123,16 @@ def test_other_arrays_are_left_to_tensorstore(store: Storage) -> None:
     assert LocalShards.supports(schema)
     assert schema.to_json()["codecs"] == metadata["codecs"]
     assert not LocalShards.supports(position_array(10, 1, "string", 0))
+
+
+def test_files_stay_open_while_they_are_read(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if others take their places in the caches meanwhile."""
+    for cache in (local._files, local._indexes):
+        cache._values.clear()
+        monkeypatch.setattr(cache, "size", 0)
+    array = Array(store, "tracks/A/float32")
+    start = np.arange(0, LENGTH - 1_000, 1_000)
+    out, row = np.empty((len(start), 1_000), np.float32), np.arange(len(start))
+    with Reads() as reads:
+        reads.spans(array, Spans(row, start, start + 1_000, np.zeros_like(row)), out)
+    np.testing.assert_array_equal(out.ravel(), array.read(slice(0, out.size)))
