@@ -100,7 +100,7 @@ def test_a_kill_at_the_worst_moments_of_publishing(small: Small, monkeypatch: py
         raise Killed
 
     target = {
-        "rename": "genostore.staging.sync_tree",
+        "rename": "genostore.folder.sync_tree",
         "index": "genostore.index.update",
         "records": "genostore.staging.Staging._gather",
     }[where]

@@ -19,10 +19,8 @@ on_gpu = pytest.mark.skipif(not CUDA, reason="needs a GPU: torch.cuda.is_availab
 
 @pytest.fixture(scope="module", autouse=True)
 def _interpreter() -> Iterator[None]:
-    """The kernels look at the variable when they are imported; the interpreter is slow, so chunks are short."""
+    """The interpreter (see tests/conftest.py) is slow, so chunks are short."""
     with pytest.MonkeyPatch.context() as patch:
-        if not CUDA:
-            patch.setenv("TRITON_INTERPRET", "1")
         from prism_model import triton_ops
 
         patch.setattr(triton_ops, "CHUNK", 4)

@@ -102,7 +102,7 @@ def parsers() -> dict[str, Parser]:
             assert not track.assay.startswith(".")
 
     def region(path: Path) -> None:
-        for line in path.read_bytes().decode("utf-8", "replace").split("\n"):
+        for line in path.read_bytes().decode("utf-8", "replace").rstrip("\n").split("\n"):
             found = genome.region(line)
             assert 0 <= found.start < found.end <= found.contig.length
 
@@ -143,7 +143,7 @@ def chunk(path: Path) -> None:
     (folder / "zarr.json").write_bytes(dumps(schema.to_json()))
     where = (0).to_bytes(8, "little") + (len(frame) + 4).to_bytes(8, "little")
     (folder / "c/0").write_bytes(summed(frame) + summed(where))
-    array = Array(Storage(str(path.parent)), "tracks/A/x")
+    array = Array(Storage.of(path.parent), "tracks/A/x")
     array._stamp = (array._stamp, path.stat().st_mtime_ns, hash(frame))  # nothing kept of the last case
     array.check_fresh = lambda: None  # type: ignore[method-assign]
     out = np.full((1, 4_096), np.nan, dtype=np.float32)
