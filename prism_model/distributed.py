@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,16 +55,25 @@ def current() -> Place:
 
 @contextmanager
 def group(at: Place, kind: str) -> Iterator[None]:
-    """Join the processes of a launch for a while: gloo on processors, NCCL on GPUs; nothing to do for one alone."""
-    if at.world == 1 or distributed.is_initialized():
+    """Work as one of a launch: gloo on processors, NCCL on GPUs; nothing to do for a process alone.
+
+    The group is joined once and left when the process ends: a second one of the same launch would find the first
+    one's addresses in the launcher's store. All leave together, so that what the first process wrote is there for all.
+    """
+    if at.world == 1:
         yield
         return
-    if kind == "cuda":
-        torch.cuda.set_device(at.local_rank)
-    distributed.init_process_group("nccl" if kind == "cuda" else "gloo", rank=at.rank, world_size=at.world)
-    try:
-        yield
-    finally:
+    if not distributed.is_initialized():
+        if kind == "cuda":
+            torch.cuda.set_device(at.local_rank)
+        distributed.init_process_group("nccl" if kind == "cuda" else "gloo", rank=at.rank, world_size=at.world)
+        atexit.register(_leave)
+    yield
+    distributed.barrier()
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
