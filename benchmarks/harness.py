@@ -34,8 +34,9 @@ class Read:
 class Stream:
     """A contender that gives batch after batch as torch tensors, as a training loop takes them.
 
-    ``batches`` yields ``(samples, values)``. The whole pass is timed, with the sum of every batch, because a loader
-    that reads ahead would otherwise read for nothing while the batch is summed.
+    ``batches`` yields ``(samples, values)``, the values a tensor or several, samples first. The whole pass is timed,
+    with the sum of every batch, because a loader that reads ahead would otherwise read for nothing while the batch is
+    summed.
     """
 
     name: str
@@ -185,13 +186,20 @@ def _values(contender: Contender, part: Array) -> Array:
     """Give all values of a part, in the order of its samples."""
     if isinstance(contender, Read):
         return np.asarray(contender.read(part))
-    got = [(np.asarray(samples), values.numpy().copy()) for samples, values in contender.batches(part)]
+    got = [(np.asarray(samples), _joined(values)) for samples, values in contender.batches(part)]
     samples = np.concatenate([s for s, _ in got])
     if not np.array_equal(np.sort(samples), np.sort(part)):
         raise Disagreement(f"{contender.name} gives {len(samples)} samples, not each of the {len(part)} once")
     by_sample = np.argsort(samples, kind="stable")[np.argsort(np.argsort(part, kind="stable"), kind="stable")]
     values: Array = np.concatenate([v for _, v in got])[by_sample]
     return values
+
+
+def _joined(values: Any) -> Array:
+    """Copy the values of a batch, of several tensors one beside the other."""
+    if not isinstance(values, tuple):
+        return np.array(values.numpy())
+    return np.concatenate([v.numpy().reshape(len(v), -1) for v in values], axis=1)
 
 
 def _check(work: str, name: str, values: Array, first: Array) -> None:
@@ -218,7 +226,9 @@ def _timed(contender: Contender, part: Array) -> tuple[float, float, float]:
     total = 0.0
     spent, began = time.process_time(), time.perf_counter()
     for _, values in contender.batches(part):
-        total += float(values.numpy().sum())  # in one thread: torch's would wait for each other on a busy machine
+        for part_of_batch in values if isinstance(values, tuple) else (values,):
+            # In one thread: torch's would wait for each other on a busy machine.
+            total += float(part_of_batch.numpy().sum())
     return time.perf_counter() - began, time.process_time() - spent, total
 
 

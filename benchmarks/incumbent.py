@@ -23,7 +23,7 @@ Batches = Iterator[tuple[np.ndarray, Any]]
 
 
 class Incumbent:
-    """Makes both contenders; each gives ``(genes, 4 + tracks + 1, width + features + 1)`` float32, flattened.
+    """Makes both contenders; each gives sequence, signal, contacts, features and target, float32.
 
     Parameters
     ----------
@@ -51,8 +51,6 @@ class Incumbent:
 
     def packed(self) -> Contender:
         """The loader over a pack, contacts expanded to bases."""
-        import torch
-
         import genostore
 
         path = self.bench.once("incumbent.pack.zarr", lambda path: self.bench.store.windows(**self.query).pack(path))
@@ -61,13 +59,14 @@ class Incumbent:
         loaders = {}
         for part in self.parts:
             windows = pack.windows(**{**self.query, "genes": [gene_id(i) for i in part]})
-            loaders[part[0]] = windows.loader(BATCH, shuffle="blocks", missing="zero", threads=self.bench.threads)
+            loaders[part[0]] = windows.loader(
+                BATCH, shuffle="blocks", missing="zero", expand_contacts=True, threads=self.bench.threads
+            )
 
         def batches(part: np.ndarray) -> Batches:
             for batch in loaders[part[0]]:
-                bins = (batch.contact_origin[:, None] + torch.arange(WIDTH)) // BIN
-                contacts = batch.contacts.gather(1, bins)
-                yield part[batch.index.numpy()], _flat(batch, contacts)
+                parts = (batch.sequence, batch.signal, batch.contacts, batch.features, batch.target)
+                yield part[batch.index.numpy()], parts
 
         return Stream("genostore, packed", batches)
 
@@ -104,7 +103,7 @@ class Incumbent:
                 sequence, signal, contacts = (torch.from_numpy(np.stack(p)) for p in parts)
                 features = torch.from_numpy(tables.features[samples])
                 target = torch.from_numpy(tables.target[samples])
-                yield samples, _join(sequence, signal, contacts, features, target)
+                yield samples, (sequence, signal, contacts, features, target)
 
         return Stream("pyfaidx, pyBigWig lists, HDF5 a gene", batches)
 
@@ -125,17 +124,6 @@ class Incumbent:
         path = self.bench.once("incumbent.h5", make)
         warm(path)
         return path
-
-
-def _flat(batch: Any, contacts: Any) -> Any:
-    return _join(batch.sequence, batch.signal, contacts, batch.features, batch.target)
-
-
-def _join(sequence: Any, signal: Any, contacts: Any, features: Any, target: Any) -> Any:
-    """Put all parts of a batch into one tensor, so that all of it is compared and summed."""
-    import torch
-
-    return torch.cat([x.flatten(1) for x in (sequence, signal, contacts, features, target[:, None])], dim=1)
 
 
 def run(bench: Bench) -> Result:

@@ -176,3 +176,18 @@ def one_hot(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     out = buffers.empty((*codes.shape, 4), np.float32)
     spell(codes.reshape(-1), _ROWS, out.reshape(-1, 4).view(np.uint64))
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def spread_bins(bins: NDArray[np.float32], origin: NDArray[np.int64], bin_size: int, out: NDArray[np.float32]) -> None:
+    """Give each base the value of its bin, ``(B, n)`` to ``(B, W)``; NaN where there is none.
+
+    Base ``j`` of a window lies in bin ``(origin + j) // bin_size``.
+    """
+    for b in range(out.shape[0]):
+        out[b] = np.nan
+        for k in range(bins.shape[1]):
+            first = max(k * bin_size - origin[b], 0)
+            last = min((k + 1) * bin_size - origin[b], out.shape[1])
+            for j in range(first, last):
+                out[b, j] = bins[b, k]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genostore import batch_kernels
+from genostore import batch_kernels, buffers
 from genostore.batch import Batch
 from genostore.errors import QueryError
 from genostore.loader.transforms import Transform
@@ -131,8 +131,13 @@ def expand(batch: Batch, width: int) -> Tensor:
         ``(B, W)`` float32; NaN where the profile does not reach.
     """
     assert batch.bin_size is not None
+    if batch.contacts.device.type == "cpu":
+        out = buffers.empty((len(batch), width), np.float32)
+        bins = batch.contacts.contiguous().numpy()
+        batch_kernels.spread_bins(bins, batch.contact_origin.numpy(), batch.bin_size, out)
+        return torch.from_numpy(out)
     base = torch.arange(width, device=batch.contacts.device)
-    bins = (batch.contact_origin[:, None] + base).div(batch.bin_size, rounding_mode="floor")
+    places = (batch.contact_origin[:, None] + base).div(batch.bin_size, rounding_mode="floor")
     n = batch.contacts.shape[1]
-    values: Tensor = batch.contacts.gather(1, bins.clamp(0, n - 1))
-    return values.masked_fill_((bins < 0) | (bins >= n), float("nan"))
+    values: Tensor = batch.contacts.gather(1, places.clamp(0, n - 1))
+    return values.masked_fill_((places < 0) | (places >= n), float("nan"))
