@@ -13,6 +13,7 @@ import numpy as np
 
 import genostore
 from genostore.genome import Genome
+from genostore.local import threads
 from genostore.schema import position_array
 from genostore.staging import Staging, create
 from tests.reliability.record import Row
@@ -48,7 +49,8 @@ def loader(folder: Path, epochs: int, warm: int = 20) -> Row:
     for name, value in end.items():
         row.notes.append(f"{name}: {start[name]:.0f} -> {value:.0f}")
     row.seen.update(dict.fromkeys(row.notes, 1))
-    row.lost = int(end["threads"] > start["threads"] or end["files"] > start["files"])
+    # Pools start their last workers when they are first busy; a leak would be one an epoch.
+    row.lost = int(end["threads"] > start["threads"] + threads() or end["files"] > start["files"])
     row.wrong = int(end["MiB"] > 1.05 * start["MiB"] + 8)
     return row
 
