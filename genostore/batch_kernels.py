@@ -5,47 +5,12 @@ They hold no lock and start no threads: the loader's own threads call them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from genostore import buffers
-
-
-@intrinsic
-def _array_at(typing: Any, address: Any, like: Any) -> Any:
-    """Take an integer for the address of values like the one given."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(like)(types.int64, like), codegen
-
-
-@intrinsic
-def _half(typing: Any, bits: Any) -> Any:
-    """Turn the bits of a float16 into a float32, with the processor's own instruction where it has one."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), codegen
-
-
-@intrinsic
-def _bfloat(typing: Any, bits: Any) -> Any:
-    """Turn the bits of a bfloat16 into a float32: they are its upper half."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
-        return builder.bitcast(wide, ir.FloatType())
-
-    return types.float32(types.uint16), codegen
+from genostore.machine import array_at, bfloat, half
 
 
 @numba.njit(cache=True, nogil=True)
@@ -94,7 +59,7 @@ def gather_signal(
             target = row[a : a + n]
             at = start[b] + first
             if kind == 0:
-                values = numba.carray(_array_at(planes[b, c] + 4 * at, np.float32(0)), (n,))
+                values = numba.carray(array_at(planes[b, c] + 4 * at, np.float32(0)), (n,))
                 if reverse[b]:
                     for i in range(n):
                         target[n - 1 - i] = fill if values[i] != values[i] else values[i]
@@ -102,23 +67,23 @@ def gather_signal(
                     for i in range(n):
                         target[i] = fill if values[i] != values[i] else values[i]
                 continue
-            bits = numba.carray(_array_at(planes[b, c] + 2 * at, np.uint16(0)), (n,))
+            bits = numba.carray(array_at(planes[b, c] + 2 * at, np.uint16(0)), (n,))
             if kind == 1:
                 if reverse[b]:
                     for i in range(n):
-                        value = _half(bits[i])
+                        value = half(bits[i])
                         target[n - 1 - i] = fill if value != value else value
                 else:
                     for i in range(n):
-                        value = _half(bits[i])
+                        value = half(bits[i])
                         target[i] = fill if value != value else value
             elif reverse[b]:
                 for i in range(n):
-                    value = _bfloat(bits[i])
+                    value = bfloat(bits[i])
                     target[n - 1 - i] = fill if value != value else value
             else:
                 for i in range(n):
-                    value = _bfloat(bits[i])
+                    value = bfloat(bits[i])
                     target[i] = fill if value != value else value
 
 

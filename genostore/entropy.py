@@ -144,8 +144,7 @@ def read_weights(
     left = bits_of(at, stop)
     if left < 2 * log:
         return DAMAGED, at
-    states = (top(window(at, left), log), top(window(at, left - log), log))
-    one, other = states
+    one, other = top(window(at, left), log), top(window(at, left - log), log)
     left -= 2 * log
     n = 0
     while n < 254:

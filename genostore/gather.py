@@ -11,19 +11,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from genostore.machine import call3, call4, call5, crc32c, load32, load64, move, widener, word
-from genostore.zstd import PADDING, UNSUPPORTED, Workspace, decode
+from genostore.machine import call3, call4, crc32c, load32, load64, move, widener, word
+from genostore.zstd import PADDING, Workspace, unpack
 
 Ints = NDArray[np.int64]
 GAP = 1 << 12  # bytes between tiles that are read rather than skipped
 _VECTOR = 8
 _widen, _widen1 = widener(_VECTOR), widener(1)
-
-
-@numba.njit(cache=True, nogil=True)
-def copy(to: int, source: int, n: int) -> None:
-    """Copy n bytes."""
-    move(to, source, n)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -142,12 +136,7 @@ def gather(
                 if found != load32(source + length):
                     return item[j, 0]
                 if decompress != 0:
-                    done = word(UNSUPPORTED)
-                    if itemsize > 1:  # bases are no runs, and the library decodes them faster
-                        done = decode(source, length, decoded, size, size, work)
-                    if done == UNSUPPORTED and call5(decompress, (decoder, decoded, size, source, length)) == size:
-                        done = 0
-                    if done != 0:
+                    if not unpack(source, length, decoded, size, size, itemsize, decompress, decoder, work):
                         return item[j, 0]
                     source = decoded
             begin = item[j, 2] * tile[3]
@@ -164,6 +153,6 @@ def gather(
                 if widening:
                     widen(to, origin, q - p)
                 else:
-                    copy(to, origin, (q - p) * itemsize)
+                    move(to, origin, (q - p) * itemsize)
         k = m
     return -1

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from genostore.machine import call4, call5, crc32c, fill32, load32, move, part, store8, word
-from genostore.zstd import PADDING, UNSUPPORTED, Workspace, decode
+from genostore.machine import call4, crc32c, fill32, load32, move, part, store8, word
+from genostore.zstd import PADDING, Workspace, unpack
 
 ABSENT = -1  # where a chunk lies that should be there and is not
 SILENT = -2  # where a chunk lies whose whole shard holds no data
@@ -28,7 +29,7 @@ def _fill(to: int, pattern: int, n: int) -> None:
         to += 1
 
 
-@part
+@register_jitable
 def _greatest(chunk_bytes: int) -> int:
     """Bound the stored length of a chunk: an honest one is never much larger than what it decodes to."""
     return 2 * chunk_bytes + 1024
@@ -36,7 +37,7 @@ def _greatest(chunk_bytes: int) -> int:
 
 def room(chunk_bytes: int) -> int:
     """Give the bytes that :func:`gather` wants for what it reads."""
-    return max(_READ_AT_ONCE, 2 * chunk_bytes + 1024) + 2 * PADDING
+    return max(_READ_AT_ONCE, _greatest(chunk_bytes)) + 2 * PADDING
 
 
 @numba.njit(cache=True, nogil=True)
@@ -121,12 +122,8 @@ def gather(
             return i
         whole = after == i + 1 and low[i] == 0 and last * itemsize == chunk_bytes
         to = out + row[i] * stride + column[i] * itemsize if whole else decoded
-        done = word(UNSUPPORTED)
-        if itemsize > 1:  # bases are no runs, and the library decodes them faster
-            done = decode(frame, length - 4, to, chunk_bytes, last * itemsize, work)
-        if done == UNSUPPORTED and call5(decompress, (decoder, to, chunk_bytes, frame, length - 4)) == chunk_bytes:
-            done = 0
-        if done != 0:
+        wanted = last * itemsize
+        if not unpack(frame, length - 4, to, chunk_bytes, wanted, itemsize, decompress, decoder, work):
             return i
         if not whole:
             for k in range(i, after):

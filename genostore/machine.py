@@ -137,6 +137,37 @@ def widener(n: int) -> Any:
 
 
 @intrinsic
+def array_at(typing: Any, address: Any, like: Any) -> Any:
+    """Take an integer for the address of values like the one given."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(types.int64, like), codegen
+
+
+@intrinsic
+def half(typing: Any, bits: Any) -> Any:
+    """Turn the bits of a float16 into a float32, with the processor's own instruction where it has one."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
+def bfloat(typing: Any, bits: Any) -> Any:
+    """Turn the bits of a bfloat16 into a float32: they are its upper half."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(wide, ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
 def top(typing: Any, word: Any, n: Any) -> Any:
     """Give the n highest bits of a word, 0 <= n < 64."""
 

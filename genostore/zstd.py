@@ -28,7 +28,7 @@ from genostore.entropy import (
     read_weights,
     window,
 )
-from genostore.machine import copy16, copy32, fill32, load8, load16, load32, load64, part, store8, top, word
+from genostore.machine import call5, copy16, copy32, fill32, load8, load16, load32, load64, part, store8, top, word
 
 UNSUPPORTED = -2
 PADDING = 64  # bytes that may be read before and after a frame
@@ -440,3 +440,34 @@ def decode(frame: int, length: int, to: int, size: int, wanted: int, work: Works
         if op >= stop:
             return 0
     return 0 if at == end and op == limit else DAMAGED
+
+
+@part
+def unpack(
+    frame: int,
+    length: int,
+    to: int,
+    size: int,
+    wanted: int,
+    itemsize: int,
+    decompress: int,
+    decoder: int,
+    work: Workspace,
+) -> bool:
+    """Decode the beginning of a frame by whichever decoder is quicker; tell whether it was whole.
+
+    Parameters
+    ----------
+    frame, length, to, size, wanted, work
+        As of :func:`decode`.
+    itemsize
+        Bytes of a value.
+    decompress, decoder
+        Addresses of the library's function and of its state.
+    """
+    done = word(UNSUPPORTED)
+    if itemsize > 1:  # bases are no runs, and the library decodes them faster
+        done = decode(frame, length, to, size, wanted, work)
+    if done == UNSUPPORTED:
+        return call5(decompress, (decoder, to, size, frame, length)) == size
+    return done == 0

@@ -113,15 +113,21 @@ def _by_group(table: pd.DataFrame, name: str) -> dict[str, dict[str, float]]:
     return {group: scores(rows["observed"], rows[name]) for group, rows in groups.items()}
 
 
-def as_table(result: dict[str, Any]) -> Table:
-    """The scores as a table for a terminal."""
+def score_table(title: str) -> Table:
+    """An empty table of scores: predictor, samples, and a column a score."""
     from rich.table import Table
 
-    table = Table(title=f"{result['run']}, {result['split']} split, {result['expression']}")
+    table = Table(title=title)
     table.add_column("predictor")
     table.add_column("samples")
     for score in SCORES:
         table.add_column({"mse": "MSE", "mae": "MAE"}.get(score, score.capitalize()), justify="right")
+    return table
+
+
+def as_table(result: dict[str, Any]) -> Table:
+    """The scores as a table for a terminal."""
+    table = score_table(f"{result['run']}, {result['split']} split, {result['expression']}")
     for predictor, groups in result["scores"].items():
         shown = label(predictor, result["averaging"])
         for group, values in groups.items():

@@ -24,9 +24,6 @@ PUBLISHED: dict[str, dict[str, tuple[float | None, float | None, float | None]]]
 }
 """Mean squared error, mean absolute error, Pearson's r, a cell type; None = not found in print."""
 
-CONTEXTS = {0: 0.1863, 1: 0.1891, 2: 0.1789, 4: 0.1762}
-"""MSE of K562 by the number of contexts (as cited by others)."""
-
 
 def comparable(expression: str | None, fold: str | None, split: str, cell_types: Sequence[str]) -> list[str]:
     """The cell types of a score to which published figures belong; their data must still be the published ones."""

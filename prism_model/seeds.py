@@ -13,7 +13,7 @@ from genostore.errors import ConflictError, NotFoundError
 from prism_model import runs
 from prism_model.config import RunConfig
 from prism_model.data import Data
-from prism_model.evaluate import evaluate, label
+from prism_model.evaluate import evaluate, label, score_table
 from prism_model.metrics import SCORES
 from prism_model.published import PUBLISHED, comparable
 from prism_model.settings import to_plain
@@ -183,14 +183,8 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 def as_table(summary: dict[str, Any]) -> Table:
     """The scores as a table for a terminal, the published ones below."""
-    from rich.table import Table
-
     seeds = ", ".join(map(str, summary["seeds"]))
-    table = Table(title=f"{summary['runs']}, {summary['split']} split, {summary['expression']}, seeds {seeds}")
-    table.add_column("predictor")
-    table.add_column("samples")
-    for score in SCORES:
-        table.add_column({"mse": "MSE", "mae": "MAE"}.get(score, score.capitalize()), justify="right")
+    table = score_table(f"{summary['runs']}, {summary['split']} split, {summary['expression']}, seeds {seeds}")
     for predictor, groups in summary["scores"].items():
         name = label(predictor, summary["averaging"])
         for group, values in groups.items():

@@ -24,7 +24,6 @@ from prism_model.studies.base import Cell, Plain, Report, Study, Tables
 from prism_model.studies.intervals import Interval, columns, over_genes, over_seeds
 from prism_model.studies.scoring import exchanged, mean_profile, predictions, shuffled, without
 
-WAYS = ("zero", "mean", "shuffle")
 NINTH = "promoter_activity"
 NOTHING = "no signal"
 

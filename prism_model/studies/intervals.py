@@ -82,8 +82,3 @@ def weighted_mean(weights: NDArray[np.float64], values: NDArray[np.float64]) -> 
 def columns(prefix: str, interval: Interval) -> dict[str, float]:
     """An interval as columns of a table: ``prefix_low``, ``prefix_high``."""
     return {f"{prefix}_low": interval.low, f"{prefix}_high": interval.high}
-
-
-def excludes_zero(interval: Interval) -> bool:
-    """Whether all of an interval lies on one side of 0."""
-    return interval.low > 0 or interval.high < 0

@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.reliability.record import Row
+from tests.reliability.record import Row, run
 
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 CATALOGUE = """\
@@ -302,16 +301,7 @@ def _count_operations(work: Work, start: Path, folder: Path) -> int:
 
 def study(kills: dict[str, int], seed: int = 0) -> list[Row]:
     """Kill each named work so often; a program of its own does it, as forking needs a process that used nothing."""
-    command = [sys.executable, "-m", "tests.reliability.crash", json.dumps(kills), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    rows = []
-    for plain in json.loads(done.stdout.splitlines()[-1]):
-        row = Row(plain["study"], plain["what"])
-        vars(row).update(plain)
-        rows.append(row)
-    return rows
+    return run(__spec__.name, kills, seed)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.reliability.mutate import mutate
-from tests.reliability.record import Row
+from tests.reliability.record import Row, run
 
 MEMORY = 4 << 30
 SECONDS = 60
@@ -282,16 +281,7 @@ def _work(kind: str, parse: Parser, data: list[bytes], case: Path, cases: range,
 
 def study(counts: dict[str, int], seed: int = 0) -> list[Row]:
     """Fuzz each named parser so often; a program of its own does it."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.reliability.fuzz", json.dumps(counts), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    rows = []
-    for plain in json.loads(done.stdout.splitlines()[-1]):
-        row = Row(plain["study"], plain["what"])
-        vars(row).update(plain)
-        rows.append(row)
-    return rows
+    return run(__spec__.name, counts, seed, "-W", "ignore")
 
 
 def main() -> None:

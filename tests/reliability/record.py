@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -48,6 +51,20 @@ class Row:
     def plain(self) -> dict[str, object]:
         """Give it as JSON has it."""
         return {**vars(self), "seen": dict(sorted(self.seen.items()))}
+
+
+def run(module: str, counts: dict[str, int], seed: int, *options: str) -> list[Row]:
+    """Let a module try each named thing so often, as a program of its own that ends in its rows as JSON."""
+    command = [sys.executable, *options, "-m", module, json.dumps(counts), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    rows = []
+    for plain in json.loads(done.stdout.splitlines()[-1]):
+        row = Row(plain["study"], plain["what"])
+        vars(row).update(plain)
+        rows.append(row)
+    return rows
 
 
 def table(rows: Iterable[dict]) -> str:
