@@ -148,6 +148,8 @@ def make_config(
     recipe: str = "laptop",
     file: str | Path | Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
+    *,
+    sizes: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Compose the configuration of a run: a recipe, then a file, then single settings.
 
@@ -159,6 +161,9 @@ def make_config(
         YAML, or a mapping.
     overrides
         Texts like ``"train.lr=0.001"``.
+    sizes
+        Changes to the recipe, before the file; as with the recipe's own, what they say of the model is for the state
+        space models alone.
 
     Returns
     -------
@@ -181,7 +186,7 @@ def make_config(
     if isinstance(train, Mapping) and len({"epochs", "steps"} & set(train)) == 1:
         # Naming one length of training undoes the recipe's other one.
         given["train"] = {"epochs": None, "steps": None, **train}
-    start = {"recipe": recipe, **RECIPES[recipe]}
+    start = merge({"recipe": recipe, **RECIPES[recipe]}, sizes or {})
     model = given.get("model")
     if isinstance(model, Mapping) and not issubclass(ModelConfig.settings_class(model), PrismConfig):
         start["model"] = {}

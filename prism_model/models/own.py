@@ -38,7 +38,7 @@ class Own(nn.Module):
     module
         Its ``forward`` takes some of ``sequence`` (B, L, 4), ``signals`` (B, L, S), ``features`` (B, F) and ``batch``
         (the whole ``genostore.Batch`` of torch tensors), by these names, and gives ``(B,)``, ``(B, 1)`` or a
-        ``PrismOutput``.
+        ``PrismOutput``. Signals and features that the data lack are of size 0.
     config
         Of the run.
 
@@ -75,7 +75,12 @@ class Own(nn.Module):
         """Predict."""
         if "batch" in self.takes and batch is None:
             raise QueryError(f"{type(self.module).__name__} takes the whole batch: give batch= too")
-        given: dict[str, Any] = {"sequence": sequence, "signals": signals, "features": features, "batch": batch}
+        given: dict[str, Any] = {
+            "sequence": sequence,
+            "signals": sequence[..., :0] if signals is None else signals,
+            "features": sequence[:, 0, :0] if features is None else features,
+            "batch": batch,
+        }
         out = self.module(**{name: given[name] for name in self.takes})
         if isinstance(out, PrismOutput):
             return out

@@ -40,6 +40,7 @@ class AdjustmentStudy(Study):
     name = "adjustment"
     title = "Does the adjustment help?"
     design_type = AdjustmentDesign
+    of_contexts = True
     sizes: ClassVar[dict[str, Plain]] = {"quick": {"contexts": [0, 2], "weights": [[0.0, 1.0]]}}
     design: AdjustmentDesign
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from genostore.errors import QueryError
 from prism_model.config import RunConfig, make_config
 from prism_model.data import Data
 from prism_model.settings import from_plain, merge, to_plain
@@ -75,15 +76,28 @@ class Study(ABC):
         Settings of every run, before a cell sets its own.
     seeds
         Of initialisation and order; one run each.
+
+    Raises
+    ------
+    genostore.errors.QueryError
+        When the architecture lacks what the study is about.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     design_type: ClassVar[type[Any]]
     sizes: ClassVar[dict[str, Plain]] = {}
+    of_signals: ClassVar[bool] = True
+    of_contexts: ClassVar[bool] = False
 
     def __init__(self, design: Any, base: RunConfig, seeds: tuple[int, ...]) -> None:
         self.design, self.base, self.seeds = design, base, seeds
+        if self.of_signals and not base.model.takes_signals:
+            raise QueryError(f"the model {base.model.name} takes no signals, which the study {self.name} is about")
+        if self.of_contexts and not self.contexts(1):
+            raise QueryError(
+                f"the model {base.model.name} has no contexts, which the study {self.name} is about; prism has"
+            )
 
     @abstractmethod
     def cells(self, data: Data) -> list[Cell]:
@@ -98,8 +112,8 @@ class Study(ABC):
         """Make of the tables of all cells what the study has to say."""
 
     def contexts(self, n: int) -> Plain:
-        """Settings of a model with so many contexts; none where the architecture has no contexts."""
-        return {"n_context": n} if hasattr(self.base.model, "n_context") else {}
+        """Settings of a model with so many contexts; none where the architecture has no such setting."""
+        return {"n_context": n} if "n_context" in to_plain(self.base.model) else {}
 
     def cell(self, name: str, labels: Plain, settings: Plain, seed: int) -> Cell:
         """A cell: the base with some settings changed."""
@@ -124,7 +138,7 @@ RECIPES = {"quick": ("tiny", QUICK), "laptop": ("tiny", LAPTOP), "paper": ("pape
 def base_config(store: str, size: str, overrides: tuple[str, ...] = ()) -> RunConfig:
     """The settings that all runs of a study share: those of the size, then single ones."""
     recipe, settings = RECIPES[size]
-    return make_config(recipe, merge(settings, {"data": {"store": store}}), overrides)
+    return make_config(recipe, {"data": {"store": store}}, overrides, sizes=settings)
 
 
 def resolved(base: RunConfig) -> tuple[RunConfig, Data]:

@@ -35,6 +35,7 @@ class LengthStudy(Study):
     name = "length"
     title = "Does longer input help?"
     design_type = LengthDesign
+    of_signals = False
     sizes: ClassVar[dict[str, Plain]] = {
         "quick": {"lengths": [128, 256]},
         "laptop": {"lengths": [500, 1_000, 2_000, 5_000]},

@@ -8,11 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from genostore.draw import style
+from genostore.errors import QueryError
 from prism_model import runs
 from prism_model.data import Data
+from prism_model.models.registry import build
 from prism_model.settings import to_plain
 from prism_model.studies.base import Cell, Report, Study
 from prism_model.studies.grid import run_grid
+from prism_model.train import complete
 
 DECIMALS = 5
 SHOWN = ("name", "d_model", "n_layer", "d_state", "n_context", "center_length")
@@ -57,9 +60,12 @@ def run_study(
     ------
     genostore.errors.ConflictError
         When the folder holds cells of other settings or data.
+    genostore.errors.QueryError
+        When the model takes whole batches, or the store lacks what the design needs.
     """
     out = Path(out)
     cells = study.cells(data)
+    _refuse_whole_batches(cells[0])
     digest = data.digest()["sha256"]
     tables = run_grid(study, cells, out, digest, workers=workers, device=device, say=say)
     report = study.report(tables)
@@ -87,6 +93,15 @@ def run_study(
     page = out / "report.md"
     page.write_text(_page(study, data, cells, report, command))
     return page
+
+
+def _refuse_whole_batches(cell: Cell) -> None:
+    config = complete(cell.config, Data(cell.config.data))
+    if "batch" in getattr(build(config.model, scan=config.scan), "takes", ()):
+        raise QueryError(
+            f"the model {config.model.name} takes the whole batch, and a study changes what a model is given: let its "
+            f"forward take sequence, signals and features instead"
+        )
 
 
 def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: str) -> str:

@@ -96,12 +96,13 @@ class ShiftStudy(Study):
             )
         n = self.design.n_context
         models: dict[str, tuple[list[str], Plain]] = {
-            "foreground, n=0": (front, {"n_context": 0}),
-            "background, n=0": (back, {"n_context": 0}),
-            "all, n=0": (data.channels, {"n_context": 0}),
-            f"Prism, n={n}": (data.channels, {"n_context": n}),
+            "foreground, n=0": (front, self.contexts(0)),
+            "background, n=0": (back, self.contexts(0)),
+            "all, n=0": (data.channels, self.contexts(0)),
         }
-        if self.design.background_encoder:
+        if self.contexts(n):
+            models[f"Prism, n={n}"] = (data.channels, self.contexts(n))
+        if self.contexts(n) and self.design.background_encoder:
             models[f"Prism, n={n}, background encoder"] = (
                 data.channels,
                 {"n_context": n, "encoder_signals": "background"},

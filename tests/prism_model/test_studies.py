@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import Tensor, nn
 
+import prism_model
+from genostore import Batch
 from genostore.errors import ConflictError, NotFoundError, QueryError
 from prism_model.cli import main
+from prism_model.models import registry
+from prism_model.models.base import ModelConfig
 from prism_model.predict import Predictor
 from prism_model.settings import from_plain
 from prism_model.studies import draw
@@ -34,7 +40,7 @@ from prism_model.studies.scoring import (
     shuffled,
     without,
 )
-from prism_model.studies.shift import Environment, leaning, slope, tidy
+from prism_model.studies.shift import Environment, ShiftDesign, ShiftStudy, leaning, slope, tidy
 from prism_model.train import fit
 
 TINY = ["--set", "model.d_model=4", "--set", "train.batch_size=32", "--device", "cpu", "--quick"]
@@ -315,3 +321,80 @@ def test_cells_are_known_again(tiny_store: Path, tmp_path: Path) -> None:
     assert finished(tmp_path, cell, "x")
     with pytest.raises(ConflictError, match="is of other data than"):
         finished(tmp_path, cell, "y")
+
+
+class Mine(nn.Module):
+    """A user's own: one of the inputs is named and not used."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4 + channels, 4), nn.Linear(4, 1)
+
+    def forward(self, sequence: Tensor, signals: Tensor, features: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.first(torch.cat([sequence, signals], -1))).mean(1))
+        return out
+
+
+class Whole(nn.Module):
+    def forward(self, batch: Batch) -> Tensor:
+        return batch.signals.mean((1, 2))
+
+
+@dataclass(frozen=True)
+class MineConfig(ModelConfig):
+    name: str = "mine"
+
+
+@dataclass(frozen=True)
+class WholeConfig(ModelConfig):
+    name: str = "whole"
+
+
+@pytest.fixture
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+    prism_model.register(MineConfig, lambda c: Mine(c.signal_size))
+    prism_model.register(WholeConfig, lambda c: Whole())
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_module_of_ones_own(tiny_store: Path, tmp_path: Path) -> None:
+    options = ["--seeds", "2", "--quick", "--device", "cpu", "--set", "model.name=mine", "--design", "attributed=2"]
+    done = command("study", "background", tiny_store, "--out", tmp_path, *options)
+    assert done.exit_code == 0, done.output
+    trained = pd.read_csv(tmp_path / "tables/trained_on.csv")
+    assert len(trained) == 8  # one of them without signals
+    shares = pd.read_csv(tmp_path / "tables/attributed.csv").set_index("input")["contribution"]
+    assert shares["CDSLEN"] == 0 < shares["DNase"]
+    gap = pd.read_parquet(tmp_path / "tables/attributions.parquet")["gap"]
+    assert gap.abs().max() < 0.05
+
+
+@pytest.mark.usefixtures("_registered")
+@pytest.mark.parametrize(
+    ("study", "model", "problem"),
+    [
+        ("adjustment", "mine", "the model mine has no contexts"),
+        ("adjustment", "caduceus-signals", "the model caduceus-signals has no contexts"),
+        ("background", "caduceus", "the model caduceus takes no signals"),
+        ("length", "whole", "the model whole takes the whole batch"),
+        ("length", "own", "which no name can build"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_at_once(
+    study: str, model: str, problem: str, tiny_store: Path, tmp_path: Path
+) -> None:
+    done = command("study", study, tiny_store, "--out", tmp_path / "s", "--quick", "--set", f"model.name={model}")
+    assert done.exit_code == 1
+    assert problem in done.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_sizes_of_a_study_are_those_of_state_space_models(tiny_store: Path) -> None:
+    for name, layers in (("caduceus-signals", 1), ("cnn", 6), ("attention", 2)):
+        base, data = resolved(base_config(str(tiny_store), "quick", (f"model.name={name}", "train.steps=3")))
+        assert (base.model.n_layer, base.train.epochs, base.train.steps) == (layers, None, 3)
+        cells = BackgroundStudy(BackgroundStudy.design_type(), base, (2,)).cells(data)
+        assert {c.config.model.name for c in cells} == {name}
+    study = ShiftStudy(ShiftDesign(), base, (2,), ())
+    assert [c.labels["model"] for c in study.cells(data)] == ["foreground, n=0", "background, n=0", "all, n=0"]
