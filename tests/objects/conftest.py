@@ -1,12 +1,8 @@
-"""A real S3 server (moto's) in a process of its own, and a proxy before it that counts and breaks requests."""
+"""The S3 server of the tests, and a proxy before it that counts and breaks requests."""
 
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +16,7 @@ from genostore import access, objects
 from tests.genostore.conftest import Toy, build_toy
 
 from .proxy import Proxy
-
-BUCKET = "genomes"
+from .server import BUCKET, connect, environment, serve
 
 
 @dataclass(frozen=True)
@@ -49,52 +44,20 @@ class S3:
         return self.url(name)
 
 
-def connect(endpoint: str) -> Any:
-    import boto3
-
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-    return boto3.client("s3", endpoint_url=endpoint, **keys)
-
-
 @pytest.fixture(scope="session")
 def moto() -> Iterator[tuple[str, int]]:
     """Host and port of the server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, "moto's server did not start"
-                assert time.monotonic() < deadline, "moto's server does not answer"
-                time.sleep(0.1)
-        connect(f"http://127.0.0.1:{port}").create_bucket(Bucket=BUCKET)
-        yield "127.0.0.1", port
-    finally:
-        server.kill()
-        server.wait()
+    with serve() as place:
+        yield place
 
 
 @pytest.fixture
-def s3(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3]:
+def s3(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     """A place for stores, and the environment that leads there."""
     proxy = Proxy(moto).start()
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test-secret-key",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": proxy.url,
-        "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
-    }.items():
+    for name, value in environment(proxy.url).items():
         monkeypatch.setenv(name, value)
     yield S3(proxy, f"http://{moto[0]}:{moto[1]}", uuid.uuid4().hex[:8])
     proxy.stop()

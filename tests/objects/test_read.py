@@ -22,7 +22,8 @@ import genostore
 from genostore.errors import ForkError, FormatError, RemoteError
 from tests.genostore.conftest import Toy
 
-from .conftest import BUCKET, S3, connect
+from .conftest import S3
+from .server import BUCKET, connect
 
 
 def query(store: genostore.Store) -> Any:

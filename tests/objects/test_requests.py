@@ -14,7 +14,8 @@ from genostore.staging import Staging, create
 from genostore.storage import Storage
 from tests.genostore.conftest import Toy
 
-from .conftest import BUCKET, S3, connect
+from .conftest import S3
+from .server import BUCKET, connect
 
 
 def test_opening_a_store_of_a_thousand_tracks_takes_two_requests(s3: S3, toy: Toy, tmp_path: Path) -> None:

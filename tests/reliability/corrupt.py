@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,10 @@ def look(store: Path, good: dict[str, Any]) -> str:
     return "harmless: everything reads the same" if read == "same" else "silently wrong"
 
 
-def flips(folder: Path, count: int, seed: int = 0) -> list[Row]:
-    """Flip one bit at ``count`` places, shared out evenly among the kinds of places."""
+def flips(folder: Path, place: str, count: int, seed: int = 0) -> Row:
+    """Flip one bit at ``count`` of the places of a kind."""
     _, store = build(folder)
-    return [_flips(store, what, belongs, count // len(PLACES), seed) for what, belongs in PLACES.items()]
-
-
-def _flips(store: Path, what: str, belongs: Callable[[Path, int, int], bool], count: int, seed: int) -> Row:
-    good, rng, row = contents(store), random.Random(f"{seed}/{what}"), Row("corruption", f"one bit flipped in {what}")
+    good, rng, row = contents(store), random.Random(f"{seed}/{place}"), Row("corruption", f"one bit flipped in {place}")
     files = [p for p in objects(store) if (store / p).stat().st_size]
     while row.tried < count:
         path = rng.choice(files)
@@ -79,7 +75,7 @@ def _flips(store: Path, what: str, belongs: Callable[[Path, int, int], bool], co
         at = rng.randrange(len(data))
         if rng.random() < 0.5 and is_data(path):
             at = len(data) - 1 - rng.randrange(min(52, len(data)))
-        if not belongs(path, at, len(data)):
+        if not PLACES[place](path, at, len(data)):
             continue
         data[at] ^= 1 << rng.randrange(8)
         with changed(store / path, bytes(data)):

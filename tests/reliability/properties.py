@@ -52,16 +52,21 @@ def window(values: np.ndarray, center: int, width: int) -> np.ndarray:
     return padded[start : start + width]
 
 
-def check(folder: Path, lengths: dict[str, int], tracks: dict[str, list[Interval]], alignment: int, width: int) -> int:
-    """Write the files, ingest, and compare windows at every edge, from the store; say how many were compared."""
-    (folder / "g.fa").write_text("".join(f">{c}\n{'ACGT' * (n // 4) + 'ACGT'[: n % 4]}\n" for c, n in lengths.items()))
-    file = pyBigWig.open(str(folder / "t.bw"), "w")
+def write_signal(path: Path, lengths: dict[str, int], tracks: dict[str, list[Interval]]) -> None:
+    """Write a bigWig."""
+    file = pyBigWig.open(str(path), "w")
     file.addHeader(list(lengths.items()))
     for contig, intervals in tracks.items():
         if intervals:
             starts, ends, values = map(list, zip(*intervals, strict=True))
             file.addEntries([contig] * len(starts), starts, ends=ends, values=values)
     file.close()
+
+
+def check(folder: Path, lengths: dict[str, int], tracks: dict[str, list[Interval]], alignment: int, width: int) -> int:
+    """Write the files, ingest, and compare windows at every edge, from the store; say how many were compared."""
+    (folder / "g.fa").write_text("".join(f">{c}\n{'ACGT' * (n // 4) + 'ACGT'[: n % 4]}\n" for c, n in lengths.items()))
+    write_signal(folder / "t.bw", lengths, tracks)
     (folder / "c.yaml").write_text(
         f"version: 1\nassembly: {{name: g, fasta: g.fa, alignment: {alignment}}}\n"
         "tracks: [{cell_type: A, assay: x, source: t.bw}]\n"

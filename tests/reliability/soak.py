@@ -1,15 +1,12 @@
-"""Hours compressed into minutes: a loader over many epochs, and stores of many tracks and many contigs."""
+"""Hours compressed into minutes, and genomes of billions of bases into seconds."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 import genostore
 from genostore.genome import Genome
@@ -55,93 +52,49 @@ def loader(folder: Path, epochs: int, warm: int = 20) -> Row:
     return row
 
 
-def add_tracks(path: Path, genome: Genome, numbers: range) -> None:
-    """Write tracks of one value on the first contig."""
-    storage = create(path, genome)
-    schema = position_array(genome.length, genome.alignment, "float32", float("nan"))
-    first = genome.contigs[0]
-    for number in numbers:
-        staging = Staging(storage, f"tracks/C{number}/x", {"": schema}, f"{number}")
-        staging.begin()
-        for block in staging.todo():
-            where = schema.slices(block)[0]
-            values = np.full(where.stop - where.start, np.nan, dtype=np.float32)
-            if block == 0:
-                values[: min(first.length, len(values))] = number
-            staging.write(block, values).wait()
-        staging.publish({"kind": "track", "cell_type": f"C{number}", "assay": "x", "provenance": {"source": "x" * 60}})
-
-
-def timed(task: Callable[[], Any], times: int = 5) -> float:
-    """Median processor time of a task, in milliseconds."""
-    seen = []
-    for _ in range(times):
-        began = time.process_time()
-        task()
-        seen.append(time.process_time() - began)
-    return 1_000 * median(seen)
-
-
-def measure(path: Path) -> dict[str, float]:
-    """What asking a store costs."""
-    node = next(n for n, e in genostore.open(path).entries.items() if e["kind"] == "track")
-    store = genostore.open(path)
-    contig = next(iter(store.contigs))
-    array = store.array(node)
-    return {
-        "open": timed(lambda: genostore.open(path)),
-        "list": timed(lambda: genostore.open(path).tracks),
-        "window": timed(lambda: array.read(slice(0, 500)), 50),
-        "region": timed(lambda: store.genome.region((contig, 0, 500)), 50),
-        "size_mb": sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) / 1e6,
-    }
-
-
-def growth(folder: Path, tracks: tuple[int, ...], contigs: tuple[int, ...]) -> dict[str, Any]:
-    """Measure stores of ever more tracks, and of ever more contigs."""
-    out: dict[str, Any] = {"tracks": {}, "contigs": {}}
-    small, path, done, spent = Genome.build("g", {"c1": 20_000}, 16_384), folder / "tracks.zarr", 0, 0.0
-    for n in tracks:
-        began = time.process_time()
-        add_tracks(path, small, range(done, n))
-        spent, done = spent + time.process_time() - began, n
-        out["tracks"][n] = {"ingest_s": spent, **measure(path)}
-    for n in contigs:
-        genome, path = Genome.build("g", {f"s{i}": 1_000 for i in range(n)}, 256), folder / f"contigs{n}.zarr"
-        began = time.process_time()
-        add_tracks(path, genome, range(1))
-        out["contigs"][n] = {"ingest_s": time.process_time() - began, **measure(path)}
-    return out
-
-
 def straddle(folder: Path) -> Row:
     """A track over a genome axis of 4.4 billion positions, with values about 2^31 and 2^32 alone."""
     genome = Genome.build("wheat", {f"c{i}": 740_000_000 for i in range(6)}, 16_384)
-    row = Row("properties", "values at positions about 2^31 and 2^32 of the genome axis")
-    storage, schema = create(folder, genome), position_array(genome.length, genome.alignment, "float32", float("nan"))
-    staging = Staging(storage, "tracks/A/x", {"": schema}, "wheat")
+    row = Row("properties", "values at positions about 2^31 and 2^32 of the genome axis, as an array and as windows")
+    edges, path = (1 << 31, 1 << 32), folder / "s.zarr"
+    known = {at: float(at % 1_000) for edge in edges for at in range(edge - 3, edge + 3)}
+    sparse_track(path, genome, known)
+    store = genostore.open(path)
+    rows = [(c.name, e - c.offset, e - c.offset + 1) for e in edges for c in genome if 0 <= e - c.offset < c.length]
+    windows = store.windows(
+        regions=pd.DataFrame(rows, columns=["contig", "start", "end"]),
+        cell_types=["A"],
+        assays=["x"],
+        width=20,
+        sequence=False,
+    )
+    expected = np.array([[known.get(at, np.nan) for at in range(edge - 10, edge + 10)] for edge in edges], np.float32)
+    seen = {
+        "array": np.stack([store.track("A", "x").read(slice(edge - 10, edge + 10)) for edge in edges]),
+        "windows": windows.read([0, 1]).signal[:, :, 0],
+        "loader": next(iter(windows.loader(2, missing="nan"))).signal.numpy()[:, :, 0],
+    }
+    for name, got in seen.items():
+        same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+        row.tried += same.size
+        row.seen["equal to the model"] += int(same.sum())
+        row.wrong += int((~same).sum())
+        row.notes += [] if same.all() else [f"{name}: {got.tolist()}"]
+    return row
+
+
+def sparse_track(path: Path, genome: Genome, known: dict[int, float]) -> None:
+    """Write a track that has values at a few positions of the genome axis and is silent elsewhere."""
+    storage, schema = create(path, genome), position_array(genome.length, genome.alignment, "float32", float("nan"))
+    staging = Staging(storage, "tracks/A/x", {"": schema}, "sparse")
     staging.begin()
-    block = schema.block[0]
-    known: dict[int, float] = {}
-    silent = np.full(block, np.nan, dtype=np.float32)
+    silent = np.full(schema.block[0], np.nan, dtype=np.float32)
     for number in range(schema.n_blocks):
         where = schema.slices(number)[0]
         values = silent[: where.stop - where.start]
-        for edge in (1 << 31, 1 << 32):
-            for at in range(edge - 3, edge + 3):
-                if where.start <= at < where.stop:
-                    values = values.copy()
-                    values[at - where.start] = known[at] = float(at % 1_000)
+        here = [at for at in known if where.start <= at < where.stop]
+        if here:
+            values = values.copy()
+            values[[at - where.start for at in here]] = [known[at] for at in here]
         staging.write(number, values).wait()
     staging.publish({"kind": "track", "cell_type": "A", "assay": "x"})
-    assert len(known) == 12
-    array = genostore.open(folder).track("A", "x")
-    for edge in (1 << 31, 1 << 32):
-        got = array.read(slice(edge - 10, edge + 10))
-        for i, value in enumerate(got.tolist()):
-            expected = known.get(edge - 10 + i)
-            row.add(
-                "equal to the model" if (expected is None) == np.isnan(value) and expected in (None, value) else "wrong"
-            )
-    row.wrong = row.seen["wrong"]
-    return row
