@@ -31,36 +31,51 @@ def bars(ax: Axes, at: float, estimate: float, low: float, high: float, colour: 
     ax.plot([at], [estimate], marker, ms=4.5, color=colour, zorder=3)
 
 
+def interval(ax: Axes, at: float, row: pd.Series, name: str, colour: str, marker: str = "o") -> None:
+    """A value on its line: thick its interval over genes, thin that over seeds, where there are any."""
+    for over, width in (("seeds", 0.6), ("genes", 1.6)):
+        ax.plot(row[[f"{name}_{over}_low", f"{name}_{over}_high"]].astype(float), [at, at], color=colour, lw=width)
+    ax.plot([row[name]], [at], marker, ms=4.2, color=colour)
+
+
 def worth_and_dependence(summary: pd.DataFrame) -> Figure:
-    """Worth of each set of signals beside the dependence on it, a panel a choice of features."""
+    """Worth of each set of signals above the dependence on it, a panel a choice of features."""
     ninths = list(dict.fromkeys(summary["ninth"]))
     sets = list(dict.fromkeys(summary["removed"]))
-    made, axes = figure(max(6.0, 1.1 * len(sets) * len(ninths)), 3.6, len(ninths), sharey=True)
-    looks = {"zero": ("s", PALETTE[4]), "mean": ("^", PALETTE[5]), "shuffle": ("D", PALETTE[1])}
+    looks = {"shuffle": ("D", PALETTE[1]), "mean": ("^", PALETTE[0]), "zero": ("s", PALETTE[4])}
+    made, axes = figure(2.0 + 3.6 * len(ninths), 1.0 + 0.42 * len(sets), len(ninths), sharex=True, sharey=True)
     with style():
         for ax, ninth in zip(axes, ninths, strict=True):
             part = summary[summary["ninth"] == ninth].set_index(["removed", "way"])
-            for x, removed in enumerate(sets):
-                shown = [way for way in looks if (removed, way) in part.index]
-                row = part.loc[(removed, shown[0])]
-                if "worth" in row and np.isfinite(row["worth"]):
-                    bars(ax, x - 0.27, row["worth"], row["worth_genes_low"], row["worth_genes_high"], INK)
-                for i, way in enumerate(shown):
-                    row = part.loc[(removed, way)]
-                    marker, colour = looks[way]
-                    low, high = row["dependence_genes_low"], row["dependence_genes_high"]
-                    bars(ax, x - 0.05 + 0.16 * i, row["dependence"], low, high, colour, marker=marker)
-            ax.axhline(0, color=INK, lw=0.7)
-            ax.set_xticks(range(len(sets)), [s.replace("+", "\n+ ") for s in sets])
-            ax.grid(axis="y", color=GRID, lw=0.6)
+            for y, removed in enumerate(sets):
+                interval(ax, y - 0.27, part.loc[(removed, next(iter(looks)))], "worth", INK)
+                for i, (way, (marker, colour)) in enumerate(looks.items()):
+                    interval(ax, y - 0.09 + 0.18 * i, part.loc[(removed, way)], "dependence", colour, marker)
+            ax.axvline(0, color=INK, lw=0.7)
+            ax.set_xscale("symlog", linthresh=0.1)  # zeros may cost ten times what the rest does
+            ticks = [t for t in (-0.1, -0.05, 0, 0.05, 0.1, 0.3, 1, 3, 10) if t <= summary["dependence"].max() * 1.5]
+            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+            ax.minorticks_off()
+            ax.grid(axis="x", color=GRID, lw=0.6)
+            ax.set_xlabel("rise of test MSE")
             if len(ninths) > 1:
                 ax.set_title(f"{ninth} the ninth feature", loc="left")
-        axes[0].set_ylabel("rise of test MSE")
-        axes[0].plot([], [], "o", ms=4.5, color=INK, label="trained without it (worth)")
+        axes[0].set_yticks(range(len(sets)), [complement(s, sets) for s in sets])
+        axes[0].invert_yaxis()
+        axes[0].plot([], [], "o", ms=4.2, color=INK, label="trained without it (worth)")
         for way, (marker, colour) in looks.items():
-            axes[0].plot([], [], marker, ms=4.5, color=colour, label=f"taken at test: {way}")
-        axes[0].legend()
+            axes[0].plot([], [], marker, ms=4.2, color=colour, label=f"taken at test: {way}")
+        made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 * len(ninths))
     return made
+
+
+def complement(removed: str, sets: list[str]) -> str:
+    """A large set of signals by what it lacks."""
+    everything = max(sets, key=lambda s: s.count("+")).split("+")
+    kept = [c for c in everything if c not in removed.split("+")]
+    if not kept:
+        return "all"
+    return removed.replace("+", " + ") if len(kept) > 1 or len(everything) < 4 else f"all but {kept[0]}"
 
 
 def attributions(table: pd.DataFrame) -> Figure:
@@ -123,24 +138,28 @@ def contexts(table: pd.DataFrame) -> Figure:
     return made
 
 
-def shift(summary: pd.DataFrame, environments: list[str]) -> Figure:
-    """Errors by environment, and how far predictions move with the state."""
+def shift(summary: pd.DataFrame, against: pd.DataFrame, environments: list[str]) -> Figure:
+    """Errors against those of the foreground alone, and how far predictions move with the state."""
+    against = against[against["against"] == against["against"].iloc[0]]
     labels = list(dict.fromkeys(zip(summary["model"], summary["branch"], strict=True)))
     made, axes = figure(9.5, 0.9 + 0.36 * len(labels), 2, sharey=True)
+    panels = [("mse", against, "test MSE minus that of the foreground alone")]
+    panels += [("lean", summary, "rise of the prediction when the background opens")]
+    colours = dict(zip(environments, (INK, *PALETTE[1:]), strict=False))
     with style():
-        for ax, name in zip(axes, ("mse", "lean"), strict=True):
-            for i, environment in enumerate(environments):
-                part = summary[summary["environment"] == environment].set_index(["model", "branch"]).loc[labels]
-                at = np.arange(len(labels)) + 0.2 * (i - (len(environments) - 1) / 2)
-                colour = (INK, *PALETTE[1:])[i % len(PALETTE)]
-                ax.hlines(at, part[f"{name}_genes_low"], part[f"{name}_genes_high"], color=colour, lw=1.2)
-                ax.plot(part[name], at, "o", ms=4, color=colour, label=environment)
+        for ax, (name, table, title) in zip(axes, panels, strict=True):
+            for i, (environment, colour) in enumerate(colours.items()):
+                part = table[table["environment"] == environment].dropna(subset=[name])
+                for row in part.set_index(["model", "branch"]).iloc:
+                    at = labels.index(row.name) + 0.22 * (i - (len(environments) - 1) / 2)
+                    interval(ax, at, row, name, colour)
+            ax.axvline(0, color=INK, lw=0.7)
             ax.grid(axis="x", color=GRID, lw=0.6)
+            ax.set_xlabel(title)
+        for environment, colour in colours.items():
+            axes[0].plot([], [], "o", ms=4.2, color=colour, label=environment)
         axes[0].set_yticks(range(len(labels)), [f"{model}: {branch}" for model, branch in labels])
         axes[0].invert_yaxis()
-        axes[0].set_xlabel("test MSE")
-        axes[1].axvline(0, color=INK, lw=0.7)
-        axes[1].set_xlabel("rise of the prediction when the background opens")
         made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(environments))
     return made
 
@@ -159,7 +178,9 @@ def length(summary: pd.DataFrame) -> Figure:
             colour = PALETTE[i % len(PALETTE)]
             right.plot(part["test_length"], part["mse"], "o-", ms=4, lw=1.2, color=colour, label=f"{train:,} bp")
         right.set_xlabel("central bases shown at test")
-        right.legend(title="trained on", title_fontsize=7.5)
+        made.legend(
+            *right.get_legend_handles_labels(), title="trained on", title_fontsize=7.5, loc="outside center right"
+        )
         for ax in (left, right):
             ax.set_xscale("log")
             ticks = sorted(set(summary["train_length"]))

@@ -18,7 +18,7 @@ from prism_model.studies.grid import run_grid
 from prism_model.train import complete
 
 DECIMALS = 5
-SHOWN = ("name", "d_model", "n_layer", "d_state", "n_context", "center_length")
+SHOWN = ("width", "name", "d_model", "n_layer", "d_state", "n_context", "center_length")
 
 
 def run_study(
@@ -106,7 +106,6 @@ def _refuse_whole_batches(cell: Cell) -> None:
 
 def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: str) -> str:
     c, t = study.base.data, study.base.train
-    sizes_of_model = ", ".join(f"{k} {v}" for k, v in to_plain(study.base.model).items() if k in SHOWN)
     length = f"{t.epochs} epochs" if t.epochs else f"{t.steps:,} steps"
     lines = [f"# {study.title}", ""]
     if command:
@@ -116,8 +115,8 @@ def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: 
         f"{len(cells)} runs, seeds {', '.join(map(str, study.seeds))}. {data.store.genome.name}, "
         f"{', '.join(c.cell_types or ())}; {sizes['train']:,} samples to train, {sizes['valid']:,} to choose the "
         f"checkpoint, {sizes['test']:,} to test; label {c.expression}; signals {', '.join(data.channels) or 'none'}; "
-        f"features {', '.join(data.features) or 'none'}. Unless said otherwise below: windows of {c.width:,} bases, "
-        f"model {sizes_of_model}, {length}.",
+        f"features {', '.join(data.features) or 'none'}. The same in all runs: {_shared(cells)}, {length} of batch "
+        f"{t.batch_size}.",
         "",
     ]
     for paragraph in report.text:
@@ -128,6 +127,14 @@ def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: 
     for name, table in report.tables.items():
         lines += [f"## {name.replace('_', ' ')}", "", markdown(table), ""]
     return "\n".join(lines)
+
+
+def _shared(cells: list[Cell]) -> str:
+    """The settings that all runs have in common, of those worth showing."""
+    plain = [to_plain(cell.config) for cell in cells]
+    values = [{k: (p["data"] | p["model"]).get(k) for k in SHOWN} for p in plain]
+    first = {k: v for k, v in values[0].items() if v is not None and all(other[k] == v for other in values)}
+    return ", ".join(f"{k} {v}" for k, v in first.items())
 
 
 def markdown(table: pd.DataFrame, rows: int = 60) -> str:

@@ -25,7 +25,9 @@ from prism_model.studies.intervals import columns, over_genes, over_seeds
 from prism_model.studies.scoring import drawn, exchanged, predictions
 
 HOME = "training"
+FOREGROUND, BACKGROUND, ALL = "foreground, n=0", "background, n=0", "all, n=0"
 STATE = "background_state"
+KEYS = ["seed", "gene", "cell_type"]
 CAUSES = ("hidden_activity", "element_activity", "add_motifs", "add_features")
 
 
@@ -96,9 +98,9 @@ class ShiftStudy(Study):
             )
         n = self.design.n_context
         models: dict[str, tuple[list[str], Plain]] = {
-            "foreground, n=0": (front, self.contexts(0)),
-            "background, n=0": (back, self.contexts(0)),
-            "all, n=0": (data.channels, self.contexts(0)),
+            FOREGROUND: (front, self.contexts(0)),
+            BACKGROUND: (back, self.contexts(0)),
+            ALL: (data.channels, self.contexts(0)),
         }
         if self.contexts(n):
             models[f"Prism, n={n}"] = (data.channels, self.contexts(n))
@@ -143,14 +145,16 @@ class ShiftStudy(Study):
         truth = pd.concat([read_truth(e) for e in self.environments], ignore_index=True)
         long = tidy(tables["predictions"], truth)
         summary = leaning(long, self.environments)
-        figures = {"shift": draw.shift(summary, [e.name for e in self.environments])}
+        against = compared(long, self.environments)
+        figures = {"shift": draw.shift(summary, against, [e.name for e in self.environments])}
         captions = {
-            "shift": "Left: test MSE in each environment. Right: how much a prediction rises when the background "
-            "opens and nothing else changes, in log10(1 + expression). Bars: 95% bootstrap over neighbourhoods."
+            "shift": "Left: test MSE minus that of the foreground alone, same genes. Right: how much a prediction "
+            "rises when the background opens and nothing else changes, in log10(1 + expression). Thick bars: 95% "
+            "bootstrap over neighbourhoods; thin: Student's t over seeds."
         }
-        return Report(summary, self._text(summary), {}, figures, captions)
+        return Report(summary, self._text(summary, against), {"compared": against}, figures, captions)
 
-    def _text(self, summary: pd.DataFrame) -> list[str]:
+    def _text(self, summary: pd.DataFrame, against: pd.DataFrame) -> list[str]:
         text = [
             "Predictors: `original` and `adjusted` are a model's branches. `..., drawn` is the backdoor formula taken "
             f"literally: the branch's prediction averaged over the background signals of {self.design.draws} random "
@@ -172,6 +176,17 @@ class ShiftStudy(Study):
                 f"[{row.growth_genes_low:+.4f}, {row.growth_genes_high:+.4f}] ({verdict}); lean {row.lean:+.3f} "
                 f"[{row.lean_genes_low:+.3f}, {row.lean_genes_high:+.3f}]; slope {row.slope:+.3f} "
                 f"[{row.slope_genes_low:+.3f}, {row.slope_genes_high:+.3f}]."
+            )
+        text.append(
+            "**Against the foreground alone and all signals with n = 0**, same genes and seeds: differences of MSE. "
+            "Brackets: over neighbourhoods, over seeds. The table `compared` has those of lean too."
+        )
+        for row in against[~against["branch"].str.endswith("drawn")].itertuples():
+            verdict = "lower" if row.mse_genes_high < 0 else "higher" if row.mse_genes_low > 0 else "not told apart"
+            text.append(
+                f"- {row.environment}: {row.model}, {row.branch}, against {row.against}: MSE {row.mse:+.4f} "
+                f"[{row.mse_genes_low:+.4f}, {row.mse_genes_high:+.4f}] [{row.mse_seeds_low:+.4f}, "
+                f"{row.mse_seeds_high:+.4f}]: {verdict}."
             )
         return text
 
@@ -222,15 +237,40 @@ def leaning(long: pd.DataFrame, environments: tuple[Environment, ...]) -> pd.Dat
             row: dict[str, Any] = {"environment": environment.name, "model": model, "branch": branch}
             row |= _both("mse", here, "squared")
             if environment is not environments[0]:
-                keys = ["seed", "gene", "cell_type"]
-                before = home[[*keys, "squared", "predicted", STATE]]
-                both = here.merge(before, on=keys, suffixes=("", "_home"), validate="one_to_one")
+                both = here.merge(home[[*KEYS, "squared"]], on=KEYS, suffixes=("", "_home"), validate="one_to_one")
                 row |= _both("growth", both.assign(growth=both["squared"] - both["squared_home"]), "growth")
-                row |= _leans(both)
+                row |= _both("lean", moves(here, home), "lean")
             for name, causes in (("slope", CAUSES), ("total_slope", ())):
                 row |= _slopes(name, here, causes)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def compared(long: pd.DataFrame, environments: tuple[Environment, ...]) -> pd.DataFrame:
+    """MSE and lean of each predictor minus those of the plain models, paired by seed and sample."""
+    of = dict(iter(long.groupby(["model", "branch"], sort=False)))
+    home = environments[0].name
+    rows = []
+    for against in (FOREGROUND, ALL):
+        plain = of[against, "original"]
+        for (model, branch), part in of.items():
+            if model == against:
+                continue
+            for environment in environments:
+                here, there = (p[p["environment"] == environment.name] for p in (part, plain))
+                row: dict[str, Any] = {"environment": environment.name, "model": model, "branch": branch}
+                row |= {"against": against} | _difference("mse", here, there, "squared")
+                if environment is not environments[0]:
+                    ours = moves(here, part[part["environment"] == home])
+                    theirs = moves(there, plain[plain["environment"] == home])
+                    row |= _difference("lean", ours, theirs, "lean")
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _difference(name: str, a: pd.DataFrame, b: pd.DataFrame, column: str) -> dict[str, float]:
+    both = a.merge(b[[*KEYS, column]], on=KEYS, suffixes=("", "_b"), validate="one_to_one")
+    return _both(name, both.assign(difference=both[column] - both[f"{column}_b"]), "difference")
 
 
 def _both(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:
@@ -240,12 +280,12 @@ def _both(name: str, rows: pd.DataFrame, column: str) -> dict[str, float]:
     return {name: seeds.estimate} | columns(f"{name}_genes", genes) | columns(f"{name}_seeds", seeds)
 
 
-def _leans(both: pd.DataFrame) -> dict[str, float]:
-    """How much a prediction moves when a gene's background opens and nothing else changes."""
+def moves(here: pd.DataFrame, home: pd.DataFrame) -> pd.DataFrame:
+    """How much the prediction for a gene moves when its background opens and nothing else changes."""
+    both = here.merge(home[[*KEYS, "predicted", STATE]], on=KEYS, suffixes=("", "_home"), validate="one_to_one")
     moved = both[both[STATE] != both[f"{STATE}_home"]]
     sign = moved[STATE] - moved[f"{STATE}_home"]
-    moved = moved.assign(lean=(moved["predicted"] - moved["predicted_home"]) * sign)
-    return _both("lean", moved, "lean")
+    return moved.assign(lean=(moved["predicted"] - moved["predicted_home"]) * sign)
 
 
 def _slopes(name: str, rows: pd.DataFrame, causes: tuple[str, ...]) -> dict[str, float]:

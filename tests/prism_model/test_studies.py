@@ -40,7 +40,7 @@ from prism_model.studies.scoring import (
     shuffled,
     without,
 )
-from prism_model.studies.shift import Environment, ShiftDesign, ShiftStudy, leaning, slope, tidy
+from prism_model.studies.shift import Environment, ShiftDesign, ShiftStudy, compared, leaning, slope, tidy
 from prism_model.train import fit
 
 TINY = ["--set", "model.d_model=4", "--set", "train.batch_size=32", "--device", "cpu", "--quick"]
@@ -198,7 +198,17 @@ def test_leaning_by_hand() -> None:
     assert found.loc[("adjusted", "broken"), ["lean", "growth"]].tolist() == pytest.approx([0, 0])
     with pytest.raises(NotFoundError, match="the truth says nothing of G0"):
         tidy(pd.concat(tables), truth[truth["gene"] != "G0"])
-    assert draw.shift(found.reset_index(), ["training", "broken"]).axes
+
+    plain = tidy(pd.concat(tables).assign(model="foreground, n=0", original=0.0), truth)
+    both = pd.concat([plain[plain["branch"] == "original"], tidy(pd.concat(tables), truth).assign(model="all, n=0")])
+    against = compared(both, environments).set_index(["against", "model", "branch", "environment"])
+    row = against.loc["foreground, n=0", "all, n=0", "original", "broken"]
+    expected = ((0.5 * states["broken"] - cause) ** 2 - cause**2).mean()
+    assert row[["mse", "lean"]].tolist() == pytest.approx([expected, 0.5])
+    assert row["mse_genes_low"] < expected < row["mse_genes_high"]
+    assert row["mse_seeds_low"] == pytest.approx(expected)  # both seeds are alike
+    summary = leaning(both, environments)
+    assert draw.shift(summary, against.reset_index(), ["training", "broken"]).axes
 
 
 def test_the_grids(tiny_store: Path) -> None:
