@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from genostore import access, objects
 from tests.genostore.conftest import Toy, build_toy
 
 from .proxy import Proxy
-from .server import BUCKET, connect, environment, serve
+from .server import BUCKET, environment, serve, upload
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,8 @@ class S3:
         return f"s3://{BUCKET}/{self.prefix}/{name}"
 
     def upload(self, folder: Path, name: str, **options: Any) -> str:
-        """Copy a local store to the server, as ``aws s3 cp --recursive`` does."""
-        client = connect(self.upstream)
-        files = [f for f in folder.rglob("*") if f.is_file() and ".genostore" not in f.parts]
-
-        def put(file: Path) -> None:
-            key = f"{self.prefix}/{name}/{file.relative_to(folder).as_posix()}"
-            client.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes(), **options)
-
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(put, files))
+        """Copy a local store to the server."""
+        upload(self.upstream, folder, f"{self.prefix}/{name}", **options)
         return self.url(name)
 
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 BUCKET = "genomes"
@@ -31,6 +33,18 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
+
+
+def upload(endpoint: str, folder: Path, prefix: str, **options: Any) -> None:
+    """Copy a local store into the bucket, as ``aws s3 cp --recursive`` does."""
+    client = connect(endpoint)
+
+    def put(file: Path) -> None:
+        key = f"{prefix}/{file.relative_to(folder).as_posix()}"
+        client.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes(), **options)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, (f for f in folder.rglob("*") if f.is_file() and ".genostore" not in f.parts)))
 
 
 @contextmanager

@@ -12,12 +12,15 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from tests.reliability import corrupt, crash, fuzz, properties, soak, speeds
+from tests.reliability import corrupt, crash, fuzz, properties, soak, speeds, together
 from tests.reliability.record import Row
 
 Study = Callable[[Path], Row | list[Row]]
-KILLS = {"ingest": 45, "add": 45, "overwrite": 45, "pack": 35, "rm": 20, "gc": 15, "training": 15}
-KILLS |= {"ingest@s3": 10, "add@s3": 6, "overwrite@s3": 12, "pack@s3": 8, "rm@s3": 4, "gc@s3": 4}
+KILLS = {
+    "s3": {"ingest@s3": 10, "add@s3": 6, "overwrite@s3": 12, "pack@s3": 8, "rm@s3": 4, "gc@s3": 4},
+    "training": {"training": 15},
+    "crash": {"ingest": 45, "add": 45, "overwrite": 45, "pack": 35, "rm": 20, "gc": 15},
+}
 FUZZ = {
     "region": 800,
     "catalogue": 1_500,
@@ -68,8 +71,9 @@ def parts(scale: float) -> Iterator[tuple[str, Study]]:
     def some(n: int, least: int = 1) -> int:
         return max(least, round(n * scale))
 
-    for name, kills in sorted(KILLS.items(), key=lambda item: "@" not in item[0]):
-        yield "crash", partial(crash_of, {name: some(kills)})
+    for study, works in KILLS.items():
+        for name, kills in works.items():
+            yield study, partial(crash_of, {name: some(kills)})
     for place in corrupt.PLACES:
         yield "flips", partial(corrupt.flips, place=place, count=some(260, 2))
     yield "objects", partial(corrupt.whole_objects, count=some(208, 8))
@@ -78,9 +82,12 @@ def parts(scale: float) -> Iterator[tuple[str, Study]]:
         yield "fuzz", partial(fuzz_of, {kind: some(cases)})
     yield "examples", partial(examples_of, count=some(200, 8))
     yield "speeds", partial(speeds_of, count=some(150, 8))
+    yield "together", together.together
+    yield "together", together.overwritten
     yield "scaffolds", properties.scaffolds
     yield "straddle", soak.straddle
     yield "loader", partial(soak.loader, epochs=some(600, 60))
+    yield "loader", partial(soak.loader_on_s3, epochs=some(150, 30))
 
 
 def crash_of(kills: dict[str, int], _: Path) -> list[Row]:

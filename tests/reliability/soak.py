@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from genostore.genome import Genome
 from genostore.local import threads
 from genostore.schema import position_array
 from genostore.staging import Staging, create
+from tests.objects.server import BUCKET, environment, serve, upload
 from tests.reliability.record import Row
 from tests.reliability.world import build
 
@@ -30,8 +32,22 @@ def resources() -> dict[str, float]:
 def loader(folder: Path, epochs: int, warm: int = 20) -> Row:
     """Read epochs; what the process holds after the first few must be what it holds at the end."""
     _, path = build(folder)
-    row = Row("soak", f"a loader over {epochs:,} epochs: threads, open files and memory at the start and the end")
-    windows = genostore.open(path).windows(
+    return epochs_of(str(path), "a loader", epochs, warm)
+
+
+def loader_on_s3(folder: Path, epochs: int, warm: int = 20) -> Row:
+    """The same of a store in a bucket."""
+    _, path = build(folder)
+    with serve() as place, mock.patch.dict(os.environ, environment("http://{}:{}".format(*place))):
+        upload(os.environ["AWS_ENDPOINT_URL"], path, "s.zarr")
+        # A connection that was closed for being idle, or opened as several were busy, is no leak.
+        return epochs_of(f"s3://{BUCKET}/s.zarr", "a loader from S3", epochs, warm, more_files=8)
+
+
+def epochs_of(store: str, what: str, epochs: int, warm: int, more_files: int = 0) -> Row:
+    """Compare what the process holds after the first epochs and at the end."""
+    row = Row("soak", f"{what} over {epochs:,} epochs: threads, open files and memory at the start and the end")
+    windows = genostore.open(store).windows(
         cell_types=["K562"], assays=["DNase"], expression="CAGE", width=500, jitter=9
     )
     batches = windows.loader(batch_size=2, shuffle=True, seed=1, threads=2)
@@ -47,7 +63,7 @@ def loader(folder: Path, epochs: int, warm: int = 20) -> Row:
         row.notes.append(f"{name}: {start[name]:.0f} -> {value:.0f}")
     row.seen.update(dict.fromkeys(row.notes, 1))
     # Pools start their last workers when they are first busy; a leak would be one an epoch.
-    row.lost = int(end["threads"] > start["threads"] + threads() or end["files"] > start["files"])
+    row.lost = int(end["threads"] > start["threads"] + threads() or end["files"] > start["files"] + more_files)
     row.wrong = int(end["MiB"] > 1.05 * start["MiB"] + 8)
     return row
 

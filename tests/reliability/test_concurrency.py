@@ -18,6 +18,7 @@ from genostore.disk import exchange
 from genostore.errors import ConflictError, SourceError, StaleError, WriteError
 from genostore.staging import collect, remove, writer_lock
 from tests.ingest.small import TRACKS, build_small
+from tests.reliability.together import overwritten, together
 from tests.reliability.world import build, tree
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,16 @@ def test_eight_write_different_tracks_and_two_the_same_while_one_reads(tmp_path:
     assert int(out) >= 1
     assert ingest.verify(store).ok
     assert len(genostore.open(store).tracks) == 9
+
+
+def test_a_training_run_among_writers_is_as_if_alone(tmp_path: Path) -> None:
+    row = together(tmp_path, writers=2)
+    assert row.good, row.notes
+
+
+def test_a_training_run_whose_track_is_overwritten_is_told(tmp_path: Path) -> None:
+    row = overwritten(tmp_path)
+    assert row.good, row.notes
 
 
 def test_a_store_object_never_mixes_generations(tmp_path: Path) -> None:
