@@ -24,13 +24,6 @@ def figure(width: float, height: float, columns: int = 1, rows: int = 1, **optio
     return made, axes
 
 
-def bars(ax: Axes, at: float, estimate: float, low: float, high: float, colour: str, marker: str = "o") -> None:
-    """A point with its interval, which may be lacking."""
-    if np.isfinite(low) and np.isfinite(high):
-        ax.plot([at, at], [low, high], color=colour, lw=1.3, zorder=2)
-    ax.plot([at], [estimate], marker, ms=4.5, color=colour, zorder=3)
-
-
 def interval(ax: Axes, at: float, row: pd.Series, name: str, colour: str, marker: str = "o") -> None:
     """A value on its line: thick its interval over genes, thin that over seeds, where there are any."""
     for over, width in (("seeds", 0.6), ("genes", 1.6)):
@@ -101,24 +94,24 @@ def attributions(table: pd.DataFrame) -> Figure:
 
 
 def adjustment(summary: pd.DataFrame) -> Figure:
-    """MSE of each variant, one mark a branch."""
+    """MSE of each variant minus that of n = 0, one mark a branch."""
+    summary = summary.dropna(subset=["difference"])
     variants = list(dict.fromkeys(summary["variant"]))
-    looks = {"original": ("o", PALETTE[3]), "adjusted": ("D", PALETTE[2]), "adjusted-prediction": ("^", PALETTE[0])}
-    made, (ax,) = figure(max(5.5, 1.25 * len(variants)), 3.4)
+    looks = {"original": ("o", INK), "adjusted": ("D", PALETTE[1]), "adjusted-prediction": ("^", PALETTE[0])}
+    made, (ax,) = figure(7.0, 1.0 + 0.45 * len(variants))
     with style():
         for i, (branch, (marker, colour)) in enumerate(looks.items()):
-            part = summary[summary["branch"] == branch]
-            for row in part.itertuples():
-                x = variants.index(row.variant) + 0.2 * (i - 1)
-                bars(ax, x, row.mse, row.mse_seeds_low, row.mse_seeds_high, colour, marker=marker)
-                seeds = [float(value) for value in row.by_seed.split()]
-                ax.plot([x + 0.07] * len(seeds), seeds, marker, ms=3, mfc="none", mew=0.7, color=colour)
+            part = summary[summary["branch"] == branch].set_index("variant")
+            for row in part.iloc:
+                interval(ax, variants.index(row.name) + 0.22 * (i - 1), row, "difference", colour, marker)
             if len(part):
-                ax.plot([], [], marker, ms=4.5, color=colour, label=branch)
-        ax.set_xticks(range(len(variants)), [v.replace(", ", "\n") for v in variants])
-        ax.set_ylabel("test MSE")
-        ax.grid(axis="y", color=GRID, lw=0.6)
-        ax.legend()
+                ax.plot([], [], marker, ms=4.2, color=colour, label=branch)
+        ax.axvline(0, color=INK, lw=0.7)
+        ax.set_yticks(range(len(variants)), variants)
+        ax.invert_yaxis()
+        ax.set_xlabel("test MSE minus that of n = 0")
+        ax.grid(axis="x", color=GRID, lw=0.6)
+        made.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(looks))
     return made
 
 
@@ -134,6 +127,7 @@ def contexts(table: pd.DataFrame) -> Figure:
                 ax.plot(part["pc1"], part["pc2"], "o", ms=2, mew=0, alpha=0.6, color=shade, label=f"context {context}")
             ax.set_title(variant, loc="left")
             ax.set_xlabel("component 1")
+            ax.locator_params(nbins=4)
         axes[0].set_ylabel("component 2")
     return made
 
@@ -169,9 +163,8 @@ def length(summary: pd.DataFrame) -> Figure:
     made, (left, right) = figure(9.0, 3.4, 2, sharey=True)
     whole = summary[summary["train_length"] == summary["test_length"]]
     with style():
-        for row in whole.itertuples():
-            bars(left, row.train_length, row.mse, row.mse_seeds_low, row.mse_seeds_high, INK)
-        left.plot(whole["train_length"], whole["mse"], color=INK, lw=1)
+        left.vlines(whole["train_length"], whole["mse_seeds_low"], whole["mse_seeds_high"], color=INK, lw=1.3)
+        left.plot(whole["train_length"], whole["mse"], "o-", ms=4.5, color=INK, lw=1)
         left.set_xlabel("bases of a window, in training and at test")
         left.set_ylabel("test MSE")
         for i, (train, part) in enumerate(summary.groupby("train_length")):
