@@ -26,6 +26,7 @@ BATCH, LENGTH, SHORT = 2, 2_000, 64
 GPU_BATCH, RECIPE_STEPS = 8, 50_000
 PARTS = {
     "scan": ("prism_model::scan_",),
+    "gate": ("prism_model::gate_",),
     "convolution": ("prism_model::convolution_",),
     "normalisation": ("prism_model::rms_norm_",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),

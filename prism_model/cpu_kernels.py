@@ -1,4 +1,4 @@
-"""Compiled loops of the CPU backend: scan, causal convolution and normalisation, forward and backward.
+"""Compiled loops of the CPU backend: scan, gate, causal convolution and normalisation, forward and backward.
 
 The loops work on vectors of ``LANES`` channels, a type that is defined here because no compiler finds this shape by
 itself: vectors over channels outside, the state inside, so that what a position accumulates stays in registers and
@@ -24,7 +24,8 @@ from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 32
 """Channels of a vector: two registers of AVX-512, four of AVX2. Fewer reload the constants more often."""
-HALF = LANES // 2
+FOLD = 16
+"""Lanes that sums over channels are kept in until a chunk ends."""
 CHUNK = 32
 """Positions between two stored states of the scan."""
 
@@ -165,23 +166,32 @@ def _exp2(typingctx, exponent):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _add_folded(typingctx, array, offset, value):  # type: ignore[no-untyped-def]
-    """Fold a vector in two and add it to the ``HALF`` numbers at a flat offset."""
+    """Fold a vector to ``FOLD`` lanes and add it to the numbers at a flat offset."""
 
     def make(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        half = ir.VectorType(ir.FloatType(), HALF)
-        pointer = builder.bitcast(_address(context, builder, signature.args[0], *args[:2]), half.as_pointer())
-        undefined = ir.Constant(_FLOATS, ir.Undefined)
-        halves = [
-            builder.shuffle_vector(
-                args[2], undefined, ir.Constant(ir.VectorType(ir.IntType(32), HALF), list(range(start, start + HALF)))
+        value, width = args[2], LANES
+        while width > FOLD:
+            undefined = ir.Constant(value.type, ir.Undefined)
+            width //= 2
+            index = ir.VectorType(ir.IntType(32), width)
+            low, high = (
+                builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(start, start + width))))
+                for start in (0, width)
             )
-            for start in (0, HALF)
-        ]
-        total = builder.fadd(builder.fadd(*halves, flags=_FAST), builder.load(pointer, align=4), flags=_FAST)
-        builder.store(total, pointer, align=4)
+            value = builder.fadd(low, high, flags=_FAST)
+        pointer = _address(context, builder, signature.args[0], *args[:2])
+        pointer = builder.bitcast(pointer, value.type.as_pointer())
+        builder.store(builder.fadd(value, builder.load(pointer, align=4), flags=_FAST), pointer, align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _vector), make
+
+
+@njit(inline="always", **_OPTIONS)
+def _buffer(size):  # type: ignore[no-untyped-def]
+    """Room for float32 that starts a cache line: a vector across two lines costs twice."""
+    room = np.empty(size + 16, np.float32)
+    return room[(-room.ctypes.data % 64) // 4 :][:size]
 
 
 def _define(symbol: Any, instruction: str) -> None:
@@ -237,202 +247,264 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always", **_OPTIONS)
-def _raw_step(delta, mixed, weight, offset, b, i, c):  # type: ignore[no-untyped-def]
+def _raw_step(delta, mixed, weight, offset, i, c):  # type: ignore[no-untyped-def]
     """The step size of a vector of channels before its softplus: given, or projected from the first columns."""
     rank, channels = weight.shape
-    row = (b * mixed.shape[1] + i) * mixed.shape[2]
     x = offset
     if rank == 0:
-        x = x + _load(delta, (b * delta.shape[1] + i) * channels + c)
+        x = x + _load(delta, i * channels + c)
     for r in range(rank):
-        x = x + _load(weight, r * channels + c) * _load_spread(mixed, row + r)
+        x = x + _load(weight, r * channels + c) * _load_spread(mixed, i * mixed.shape[2] + r)
     return x
+
+
+@njit(inline="always", **_OPTIONS)
+def _decay(step, a):  # type: ignore[no-untyped-def]
+    return _exp2(_min(_max(step * a, _splat(_f(-126.0))), _splat(_f(127.0))))
+
+
+@njit(inline="always", **_OPTIONS)
+def _chunk(chunk, b, length, reverse):  # type: ignore[no-untyped-def]
+    """Of a sample's chunk the row of its first position, the way to the next one's row, and the number of rows."""
+    start = chunk * CHUNK
+    size = min(CHUNK, length - start)
+    if reverse:
+        return b * length + length - 1 - start, -1, size
+    return b * length + start, 1, size
+
+
+@njit(**_OPTIONS)
+def _enter(  # type: ignore[no-untyped-def]
+    u, delta, mixed, weight, bias, softplus, row, way, size, first, step_at, slope_at, fed_at,
+):  # fmt: skip
+    """What a chunk's states are made of: step sizes (and their slope, where there is room for it) and input."""
+    channels, n_vectors = u.shape[2], step_at.size // (CHUNK * LANES)
+    for k in range(size):
+        i = row + k * way
+        for q in range(n_vectors):
+            c, here = first + q * LANES, (q * CHUNK + k) * LANES
+            raw = _raw_step(delta, mixed, weight, _load(bias, c), i, c)
+            step, slope = raw, _splat(_f(1.0))
+            if softplus:
+                step = _softplus(raw)
+                slope = _exp(raw - step)  # the sigmoid
+            _store(step_at, here, step)
+            _store(fed_at, here, step * _load(u, i * channels + c))
+            if slope_at.size > 0:
+                _store(slope_at, here, slope)
+
+
+@njit(**_OPTIONS)
+def _along(h, a, step_at, fed_at, y_at, here, mixed, at, n_states, way, size):  # type: ignore[no-untyped-def]
+    """One entry of the state along a chunk, from ``h`` on; gives the state after it."""
+    for k in range(size):
+        own = here + k * LANES
+        h = _decay(_load(step_at, own), a) * h + _load(fed_at, own) * _load_spread(mixed, at)
+        _store(y_at, own, _load(y_at, own) + h * _load_spread(mixed, at + n_states))
+        at += way
+    return h
 
 
 @njit(**_OPTIONS)
 def scan_forward(  # type: ignore[no-untyped-def]
-    u, delta, mixed, weight, A, D, z, z_at, bias, gated, softplus, reverse, add, out, states, tasks,
+    u, delta, mixed, weight, A, D, bias, softplus, reverse, add, out, states, tasks,
 ):  # fmt: skip
     """Scan; ``states`` receives the state before every ``CHUNK``-th position, unless it has no room.
 
     ``mixed`` holds in its columns what makes the step size (as many as ``weight`` has rows; none: ``delta`` is given),
     then B, then C. ``A`` is ``(state, channel)``, ``weight`` ``(rank, channel)``.
+
+    Arrays of rows are read and written row by row, as memory likes it. In between, a chunk's rows lie in a buffer
+    (``_at``), a vector of channels after the other, and each entry of the state passes along them by itself.
     """
     length, channels = u.shape[1], u.shape[2]
-    n_states, rank = A.shape[0], weight.shape[0]
-    row = n_states * LANES
-    width = rank + 2 * n_states
+    n_states, rank, width = A.shape[0], weight.shape[0], mixed.shape[2]
     n_chunks, kept_chunks = (length + CHUNK - 1) // CHUNK, states.shape[1]
     for task in range(tasks.shape[0]):
         b, first, last = tasks[task, 0], tasks[task, 1], tasks[task, 2]
-        n_vectors = (last - first) // LANES
-        a = np.empty(n_vectors * row, np.float32)
-        h = np.zeros(n_vectors * row, np.float32)
-        for q in range(n_vectors):
-            for n in range(n_states):
-                _store(a, q * row + n * LANES, _load(A, n * channels + first + q * LANES) * _LOG2E)
+        room = (last - first) * CHUNK
+        step_at, fed_at, y_at = _buffer(room), _buffer(room), _buffer(room)
+        h = _buffer((last - first) * n_states)
+        h[:] = _f(0.0)
         for chunk in range(n_chunks):
-            start = chunk * CHUNK
-            size = min(CHUNK, length - start)
-            for q in range(n_vectors):
-                c, own = first + q * LANES, q * row
-                if kept_chunks > 0:
-                    kept = (b * kept_chunks + chunk) * n_states * channels + c
-                    for n in range(n_states):
-                        _store(states, kept + n * channels, _load(h, own + n * LANES))
-                skip, offset = _load(D, c), _load(bias, c)
-                for k in range(size):
-                    i = length - 1 - start - k if reverse else start + k
-                    at = (b * length + i) * channels + c
-                    u_i = _load(u, at)
-                    step = _raw_step(delta, mixed, weight, offset, b, i, c)
-                    if softplus:
-                        step = _softplus(step)
-                    fed = step * u_i
-                    y = skip * u_i
-                    to_b = (b * length + i) * width + rank
-                    to_c = to_b + n_states
-                    for n in range(n_states):
-                        here = own + n * LANES
-                        x = _min(_max(step * _load(a, here), _splat(_f(-126.0))), _splat(_f(127.0)))
-                        v = _exp2(x) * _load(h, here) + fed * _load_spread(mixed, to_b + n)
-                        _store(h, here, v)
-                        y = y + v * _load_spread(mixed, to_c + n)
-                    if gated:
-                        x = _load(z, (b * length + i) * z.shape[2] + z_at + c)
-                        y = y * x * _sigmoid(x)
+            row, way, size = _chunk(chunk, b, length, reverse)
+            _enter(u, delta, mixed, weight, bias, softplus, row, way, size, first, step_at, h[:0], fed_at)
+            y_at[:] = _f(0.0)
+            for c in range(first, last, LANES):
+                here = (c - first) * CHUNK
+                for n in range(n_states):
+                    own = (c - first) * n_states + n * LANES
+                    v, a = _load(h, own), _load(A, n * channels + c) * _LOG2E
+                    if kept_chunks > 0:
+                        _store(states, ((b * kept_chunks + chunk) * n_states + n) * channels + c, v)
+                    at = row * width + rank + n
+                    _store(h, own, _along(v, a, step_at, fed_at, y_at, here, mixed, at, n_states, way * width, size))
+            for k in range(size):
+                i = row + k * way
+                for c in range(first, last, LANES):
+                    y = _load(y_at, (c - first) * CHUNK + k * LANES) + _load(D, c) * _load(u, i * channels + c)
                     if add:
-                        y = y + _load(out, at)
-                    _store(out, at, y)
+                        y = y + _load(out, i * channels + c)
+                    _store(out, i * channels + c, y)
+
+
+@njit(**_OPTIONS)
+def _again(h, a, step_at, fed_at, here, mixed, at, way, size, decay_at, h_at):  # type: ignore[no-untyped-def]
+    """One entry of the state along a chunk once more; ``decay_at`` and ``h_at`` keep what it was."""
+    for k in range(size):
+        own = here + k * LANES
+        decay = _decay(_load(step_at, own), a)
+        _store(decay_at, k * LANES, decay)
+        _store(h_at, k * LANES, h)
+        h = decay * h + _load(fed_at, own) * _load_spread(mixed, at)
+        at += way
+    _store(h_at, size * LANES, h)
+
+
+@njit(**_OPTIONS)
+def _back(  # type: ignore[no-untyped-def]
+    g, a, step_at, fed_at, dy_at, dstep_at, dfed_at, here, mixed, at, n_states, way, size,
+    decay_at, h_at, shared, to_b, to_c,
+):  # fmt: skip
+    """Back along the chunk: from the gradient by the state after it to those by the state before it and by A."""
+    da = _splat(_f(0.0))
+    h = _load(h_at, size * LANES)
+    at += (size - 1) * way
+    for k in range(size - 1, -1, -1):
+        own = here + k * LANES
+        dy = _load(dy_at, own)
+        _add_folded(shared, to_c + k * FOLD, dy * h)
+        g = g + dy * _load_spread(mixed, at + n_states)
+        _add_folded(shared, to_b + k * FOLD, g * _load(fed_at, own))
+        _store(dfed_at, own, _load(dfed_at, own) + g * _load_spread(mixed, at))
+        g = g * _load(decay_at, k * LANES)
+        h = _load(h_at, k * LANES)
+        dx = g * h
+        _store(dstep_at, own, _load(dstep_at, own) + dx * a)
+        da = da + dx * _load(step_at, own)
+        at -= way
+    return g, da
 
 
 @njit(**_OPTIONS)
 def scan_backward(  # type: ignore[no-untyped-def]
-    grad, u, delta, mixed, weight, A, D, z, z_at, bias, gated, softplus, reverse, add, states,
-    du, ddelta, dmixed, dweight, dA, dD, dz, dbias, tasks,
+    grad, u, delta, mixed, weight, A, D, bias, softplus, reverse, states,
+    du, ddelta, dmixed, dweight, dA, dD, dbias, tasks,
 ):  # fmt: skip
     """Gradients; ``dweight``, ``dA``, ``dD``, ``dbias`` by sample, ``dmixed`` by block, to be summed after.
 
-    Chunk by chunk from the end, and in each for one vector of channels after the other: first the states of the chunk
-    again, then their gradients. What the channels have in common (``dmixed``) is summed over vectors before it is
-    summed over lanes. ``dz`` has the layout of ``z``; ``add`` concerns it alone.
+    Chunk by chunk from the end; each entry of the state passes along the chunk once more, then back. What the channels
+    have in common (``dmixed``) is summed over vectors before it is summed over lanes.
     """
     length, channels = u.shape[1], u.shape[2]
-    n_states, rank = A.shape[0], weight.shape[0]
-    row = n_states * LANES
-    width = rank + 2 * n_states
+    n_states, rank, width = A.shape[0], weight.shape[0], mixed.shape[2]
     n_chunks = states.shape[1]
-    h = np.empty((CHUNK + 1) * row, np.float32)
-    decay = np.empty(CHUNK * row, np.float32)
-    shared = np.empty(CHUNK * width * HALF, np.float32)  # dmixed, before its lanes are summed
-    step_at = np.empty(CHUNK * LANES, np.float32)
-    slope_at = np.empty(CHUNK * LANES, np.float32)  # of the softplus; then the gradient of the raw step
-    y_at = np.empty(CHUNK * LANES, np.float32)
+    h_at, decay_at = _buffer((CHUNK + 1) * LANES), _buffer(CHUNK * LANES)  # of one entry of the state
+    shared = _buffer(2 * n_states * CHUNK * FOLD)  # gradients of B and C
     for task in range(tasks.shape[0]):
         b, first, last, block = tasks[task, 0], tasks[task, 1], tasks[task, 2], tasks[task, 3]
-        n_vectors = (last - first) // LANES
-        a = np.empty(n_vectors * row, np.float32)
-        da = np.zeros(n_vectors * row, np.float32)
-        carry = np.zeros(n_vectors * row, np.float32)  # dL/dh of the next position, times its decay
-        for q in range(n_vectors):
-            c = first + q * LANES
-            for n in range(n_states):
-                _store(a, q * row + n * LANES, _load(A, n * channels + c) * _LOG2E)
-            _store(dD, b * channels + c, _splat(_f(0.0)))
-            _store(dbias, b * channels + c, _splat(_f(0.0)))
-            for r in range(rank):
-                _store(dweight, (b * rank + r) * channels + c, _splat(_f(0.0)))
+        room = (last - first) * CHUNK
+        step_at, slope_at, fed_at = _buffer(room), _buffer(room), _buffer(room)
+        dy_at, dstep_at, dfed_at = _buffer(room), _buffer(room), _buffer(room)
+        carry = _buffer((last - first) * n_states)  # dL/dh of the next position, times its decay
+        carry[:] = _f(0.0)
+        dA[b, :, first:last] = _f(0.0)
+        dweight[b, :, first:last] = _f(0.0)
+        dD[b, first:last] = _f(0.0)
+        dbias[b, first:last] = _f(0.0)
         for chunk in range(n_chunks - 1, -1, -1):
-            start = chunk * CHUNK
-            size = min(CHUNK, length - start)
-            shared[:] = _f(0.0)
-            for q in range(n_vectors):
-                c, own = first + q * LANES, q * row
-                skip, offset = _load(D, c), _load(bias, c)
-                kept = (b * n_chunks + chunk) * n_states * channels + c
-                for n in range(n_states):
-                    _store(h, n * LANES, _load(states, kept + n * channels))
-                for k in range(size):
-                    i = length - 1 - start - k if reverse else start + k
-                    x = _raw_step(delta, mixed, weight, offset, b, i, c)
-                    step, slope = x, _splat(_f(1.0))
-                    if softplus:
-                        step, slope = _softplus(x), _sigmoid(x)
-                    u_i = _load(u, (b * length + i) * channels + c)
-                    fed = step * u_i
-                    y = skip * u_i
-                    to_b = (b * length + i) * width + rank
-                    to_c = to_b + n_states
-                    for n in range(n_states):
-                        here = k * row + n * LANES
-                        x = _min(_max(step * _load(a, own + n * LANES), _splat(_f(-126.0))), _splat(_f(127.0)))
-                        e = _exp2(x)
-                        v = e * _load(h, here) + fed * _load_spread(mixed, to_b + n)
-                        _store(decay, here, e)
-                        _store(h, here + row, v)
-                        y = y + v * _load_spread(mixed, to_c + n)
-                    _store(step_at, k * LANES, step)
-                    _store(slope_at, k * LANES, slope)
-                    _store(y_at, k * LANES, y)
-                dskip, doffset = _load(dD, b * channels + c), _load(dbias, b * channels + c)
-                for k in range(size - 1, -1, -1):
-                    i = length - 1 - start - k if reverse else start + k
-                    at = (b * length + i) * channels + c
-                    dy = _load(grad, at)
-                    if gated:
-                        gate = (b * length + i) * z.shape[2] + z_at + c
-                        x = _load(z, gate)
-                        s = _sigmoid(x)
-                        g = dy * _load(y_at, k * LANES) * s * (x * (_f(1.0) - s) + _f(1.0))
-                        if add:
-                            g = g + _load(dz, gate)
-                        _store(dz, gate, g)
-                        dy = dy * x * s
-                    u_i, step = _load(u, at), _load(step_at, k * LANES)
-                    fed = step * u_i
-                    to_b = (b * length + i) * width + rank
-                    to_c = to_b + n_states
-                    dstep, dfed = _splat(_f(0.0)), _splat(_f(0.0))
-                    for n in range(n_states):
-                        here, mine = k * row + n * LANES, own + n * LANES
-                        to = (k * width + rank + n) * HALF
-                        _add_folded(shared, to + n_states * HALF, dy * _load(h, here + row))
-                        g = _load(carry, mine) + dy * _load_spread(mixed, to_c + n)
-                        _add_folded(shared, to, g * fed)
-                        dfed = dfed + g * _load_spread(mixed, to_b + n)
-                        g = g * _load(decay, here)
-                        _store(carry, mine, g)
-                        g = g * _load(h, here)
-                        dstep = dstep + g * _load(a, mine)
-                        _store(da, mine, _load(da, mine) + g * step)
-                    _store(du, at, dfed * step + dy * skip)
-                    dskip = dskip + dy * u_i
-                    g = (dstep * _LN2 + dfed * u_i) * _load(slope_at, k * LANES)
-                    _store(slope_at, k * LANES, g)
-                    if rank == 0:
-                        _store(ddelta, at, g)
-                    for r in range(rank):
-                        _add_folded(shared, (k * width + r) * HALF, g * _load(weight, r * channels + c))
-                    doffset = doffset + g
-                _store(dD, b * channels + c, dskip)
-                _store(dbias, b * channels + c, doffset)
-                for r in range(rank):
-                    to = (b * rank + r) * channels + c
-                    g = _load(dweight, to)
-                    for k in range(size):
-                        i = length - 1 - start - k if reverse else start + k
-                        g = g + _load(slope_at, k * LANES) * _load_spread(mixed, (b * length + i) * width + r)
-                    _store(dweight, to, g)
+            row, way, size = _chunk(chunk, b, length, reverse)
+            _enter(u, delta, mixed, weight, bias, softplus, row, way, size, first, step_at, slope_at, fed_at)
             for k in range(size):
-                i = length - 1 - start - k if reverse else start + k
-                for j in range(width):
-                    total = _f(0.0)
-                    for lane in range(HALF):
-                        total += shared[(k * width + j) * HALF + lane]
-                    dmixed[block, b, i, j] = total
-        for q in range(n_vectors):
-            for n in range(n_states):
-                _store(dA, (b * n_states + n) * channels + first + q * LANES, _load(da, q * row + n * LANES))
+                for c in range(first, last, LANES):
+                    _store(dy_at, (c - first) * CHUNK + k * LANES, _load(grad, (row + k * way) * channels + c))
+            shared[:] = _f(0.0)
+            dstep_at[:] = _f(0.0)
+            dfed_at[:] = _f(0.0)
+            for c in range(first, last, LANES):
+                here = (c - first) * CHUNK
+                for n in range(n_states):
+                    own, to = (c - first) * n_states + n * LANES, (b * n_states + n) * channels + c
+                    a = _load(A, n * channels + c) * _LOG2E
+                    h = _load(states, ((b * n_chunks + chunk) * n_states + n) * channels + c)
+                    at = row * width + rank + n
+                    _again(h, a, step_at, fed_at, here, mixed, at, way * width, size, decay_at, h_at)
+                    g, da = _back(
+                        _load(carry, own), a, step_at, fed_at, dy_at, dstep_at, dfed_at, here, mixed, at,
+                        n_states, way * width, size, decay_at, h_at, shared, n * CHUNK * FOLD,
+                        (n_states + n) * CHUNK * FOLD,
+                    )  # fmt: skip
+                    _store(carry, own, g)
+                    _store(dA, to, _load(dA, to) + da)
+            _leave(
+                u, mixed, weight, D, row, way, size, b, first, last, step_at, slope_at, dy_at, dstep_at, dfed_at,
+                shared, du, ddelta, dmixed[block], dweight, dD, dbias,
+            )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def _leave(  # type: ignore[no-untyped-def]
+    u, mixed, weight, D, row, way, size, b, first, last, step_at, slope_at, dy_at, dstep_at, dfed_at,
+    shared, du, ddelta, dmixed, dweight, dD, dbias,
+):  # fmt: skip
+    """What is left of a chunk's gradients once those by its states are known. ``slope_at`` is overwritten."""
+    length, channels = u.shape[1], u.shape[2]
+    rank, width = weight.shape[0], mixed.shape[2]
+    for k in range(size):
+        i = row + k * way
+        for c in range(first, last, LANES):
+            here = (c - first) * CHUNK + k * LANES
+            u_i, dy, dfed = _load(u, i * channels + c), _load(dy_at, here), _load(dfed_at, here)
+            _store(du, i * channels + c, dfed * _load(step_at, here) + dy * _load(D, c))
+            _store(dD, b * channels + c, _load(dD, b * channels + c) + dy * u_i)
+            g = (_load(dstep_at, here) * _LN2 + dfed * u_i) * _load(slope_at, here)
+            _store(slope_at, here, g)  # the gradient by the raw step
+            if rank == 0:
+                _store(ddelta, i * channels + c, g)
+        for r in range(rank):
+            total = _splat(_f(0.0))
+            for c in range(first, last, LANES):
+                total = total + _load(slope_at, (c - first) * CHUNK + k * LANES) * _load(weight, r * channels + c)
+            dmixed[b, i - b * length, r] = _sum(total)
+        for j in range(width - rank):
+            entry = _f(0.0)
+            for lane in range(FOLD):
+                entry += shared[(j * CHUNK + k) * FOLD + lane]
+            dmixed[b, i - b * length, rank + j] = entry
+    for c in range(first, last, LANES):
+        here = (c - first) * CHUNK
+        total = _load(dbias, b * channels + c)
+        for k in range(size):
+            total = total + _load(slope_at, here + k * LANES)
+        _store(dbias, b * channels + c, total)
+        for r in range(rank):
+            total = _load(dweight, (b * rank + r) * channels + c)
+            for k in range(size):
+                total = total + _load(slope_at, here + k * LANES) * _load_spread(mixed, (row + k * way) * width + r)
+            _store(dweight, (b * rank + r) * channels + c, total)
+
+
+@njit(**_OPTIONS)
+def gate_forward(y, z, z_at, out, rows):  # type: ignore[no-untyped-def]
+    """``y * silu(z)`` of the rows ``(first, last, block)`` of matrices."""
+    for task in range(rows.shape[0]):
+        for i in range(rows[task, 0], rows[task, 1]):
+            for c in range(0, y.shape[1], LANES):
+                x = _load(z, i * z.shape[1] + z_at + c)
+                _store(out, i * y.shape[1] + c, _load(y, i * y.shape[1] + c) * x * _sigmoid(x))
+
+
+@njit(**_OPTIONS)
+def gate_backward(grad, y, z, z_at, dy, dz, rows):  # type: ignore[no-untyped-def]
+    """Gradients; ``dz`` has the layout of ``z``."""
+    for task in range(rows.shape[0]):
+        for i in range(rows[task, 0], rows[task, 1]):
+            for c in range(0, y.shape[1], LANES):
+                here, there = i * y.shape[1] + c, i * z.shape[1] + z_at + c
+                g, x = _load(grad, here), _load(z, there)
+                s = _sigmoid(x)
+                _store(dy, here, g * x * s)
+                _store(dz, there, g * _load(y, here) * s * (x * (_f(1.0) - s) + _f(1.0)))
 
 
 @njit(inline="always", **_OPTIONS)

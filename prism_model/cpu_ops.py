@@ -45,8 +45,9 @@ def scan(inputs: ScanInputs) -> Tensor:
     D = u.new_zeros(channels) if D is None else D
     bias = u.new_zeros(channels) if delta_bias is None else delta_bias
     u, delta, A, D, bias = (_whole_vectors(t) for t in (u, delta, A.t(), D, bias))
-    gate = None if z is None else _whole_vectors(z)
-    out: Tensor = _scan(u, delta, torch.cat([B, C], dim=-1), A, D, gate, bias, delta_softplus, reverse)[0]
+    out: Tensor = _scan(u, delta, torch.cat([B, C], dim=-1), A, D, bias, delta_softplus, reverse)[0]
+    if z is not None:
+        out = _gate(out, _whole_vectors(z))
     return out[..., :channels]
 
 
@@ -73,21 +74,19 @@ def _scan(
     mixed: Tensor,
     A: Tensor,
     D: Tensor,
-    z: Tensor | None,
     bias: Tensor,
     softplus: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """The scan and the states at the chunks' starts; contiguous float32, ``A`` as ``(N, D)``, ``mixed`` is B, C."""
     out, states = torch.empty_like(u), _states(u, A)
-    weight, gate = u.new_empty(0, u.shape[2]), u if z is None else z
-    arguments = [u, delta, mixed, weight, A, D, gate, 0, bias, z is not None, softplus, reverse, False, out, states]
+    arguments = [u, delta, mixed, u.new_empty(0, u.shape[2]), A, D, bias, softplus, reverse, False, out, states]
     _run(cpu_kernels.scan_forward, arguments, _tasks(u.shape[0], u.shape[2]))
     return out, states
 
 
 @_scan.register_fake
-def _(u, delta, mixed, A, D, z, bias, softplus, reverse):  # type: ignore[no-untyped-def]
+def _(u, delta, mixed, A, D, bias, softplus, reverse):  # type: ignore[no-untyped-def]
     return torch.empty_like(u), _states(u, A)
 
 
@@ -103,35 +102,31 @@ def _scan_backward(
     mixed: Tensor,
     A: Tensor,
     D: Tensor,
-    z: Tensor | None,
     bias: Tensor,
     states: Tensor,
     softplus: bool,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by u, delta, mixed, A, D, z (empty without a gate) and bias."""
-    weight, gate = u.new_empty(0, u.shape[2]), u if z is None else z
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by u, delta, mixed, A, D and bias."""
     du, ddelta = torch.empty_like(u), torch.empty_like(u)
-    dz = u.new_empty(0, 0, 0) if z is None else torch.empty_like(u)
-    arguments = [grad, u, delta, mixed, weight, A, D, gate, 0, bias, z is not None, softplus, reverse, False, states]
-    dmixed, _, dA, dD, dbias = _scan_gradients(arguments, du, ddelta, dz)
-    return du, ddelta, dmixed, dA, dD, dz, dbias
+    arguments = [grad, u, delta, mixed, u.new_empty(0, u.shape[2]), A, D, bias, softplus, reverse, states]
+    dmixed, _, dA, dD, dbias = _scan_gradients(arguments, du, ddelta)
+    return du, ddelta, dmixed, dA, dD, dbias
 
 
 @_scan_backward.register_fake
-def _(grad, u, delta, mixed, A, D, z, bias, states, softplus, reverse):  # type: ignore[no-untyped-def]
-    like = torch.empty_like
-    return like(u), like(u), like(mixed), like(A), like(D), u.new_empty(0, 0, 0) if z is None else like(u), like(bias)
+def _(grad, u, delta, mixed, A, D, bias, states, softplus, reverse):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t) for t in (u, u, mixed, A, D, bias))
 
 
-def _scan_gradients(arguments: Sequence[Any], du: Tensor, ddelta: Tensor, dz: Tensor) -> tuple[Tensor, ...]:
-    """Run the scan backward: fill the three, give those by mixed, weight, A, D and bias."""
+def _scan_gradients(arguments: Sequence[Any], du: Tensor, ddelta: Tensor) -> tuple[Tensor, ...]:
+    """Run the scan backward: fill the two, give those by mixed, weight, A, D and bias."""
     _, u, _, mixed, weight, A, *_ = arguments
     batch, _, channels = u.shape
     tasks = _tasks(batch, channels)
     dmixed = u.new_empty(int(tasks[:, 3].max()) + 1, *mixed.shape)
     dweight, dA, dD, dbias = (u.new_empty(batch, *s) for s in (weight.shape, A.shape, (channels,), (channels,)))
-    _run(cpu_kernels.scan_backward, [*arguments, du, ddelta, dmixed, dweight, dA, dD, dz, dbias], tasks)
+    _run(cpu_kernels.scan_backward, [*arguments, du, ddelta, dmixed, dweight, dA, dD, dbias], tasks)
     return dmixed[0] if len(dmixed) == 1 else dmixed.sum(0), *(t.sum(0) for t in (dweight, dA, dD, dbias))
 
 
@@ -140,17 +135,63 @@ def _keep_for_scan(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors, output[1])
     ctx.flags = softplus, reverse
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else zeros are made for the states
 
 
 def _differentiate_scan(ctx, grad, _):  # type: ignore[no-untyped-def]
     *tensors, states = ctx.saved_tensors
-    results = list(_scan_backward(grad.contiguous(), *tensors, states, *ctx.flags))
-    if tensors[5] is None:
-        results[5] = None
-    return *results, None, None
+    return *_scan_backward(grad.contiguous(), *tensors, states, *ctx.flags), None, None
 
 
 _scan.register_autograd(_differentiate_scan, setup_context=_keep_for_scan)
+
+
+# The gate
+
+
+@torch.library.custom_op("prism_model::gate", mutates_args=(), device_types="cpu")
+def _gate(y: Tensor, z: Tensor) -> Tensor:
+    """``y * silu(z)``; contiguous float32."""
+    out = torch.empty_like(y)
+    _run_gate(cpu_kernels.gate_forward, [y], z, 0, [out])
+    return out
+
+
+@_gate.register_fake
+def _(y, z):  # type: ignore[no-untyped-def]
+    return torch.empty_like(y)
+
+
+@torch.library.custom_op("prism_model::gate_backward", mutates_args=(), device_types="cpu")
+def _gate_backward(grad: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by y and z."""
+    dy, dz = torch.empty_like(y), torch.empty_like(z)
+    _run_gate(cpu_kernels.gate_backward, [grad, y], z, 0, [dy, dz])
+    return dy, dz
+
+
+@_gate_backward.register_fake
+def _(grad, y, z):  # type: ignore[no-untyped-def]
+    return torch.empty_like(y), torch.empty_like(z)
+
+
+def _run_gate(
+    kernel: Callable[..., None], read: Sequence[Tensor], z: Tensor, z_at: int, written: Sequence[Tensor]
+) -> None:
+    """Run a kernel over rows; the gate is in the columns of ``z`` from ``z_at`` on."""
+    read, gate, written = [t.flatten(0, 1) for t in read], z.flatten(0, 1), [t.flatten(0, 1) for t in written]
+    _run(kernel, [*read, gate, z_at, *written], _rows(len(gate)))
+
+
+def _keep_for_gate(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_gate(ctx, grad):  # type: ignore[no-untyped-def]
+    return _gate_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+_gate.register_autograd(_differentiate_gate, setup_context=_keep_for_gate)
 
 
 # The causal convolution
@@ -223,8 +264,8 @@ def mix(
     A: Tensor,
     D: Tensor,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Convolve, project and scan in every direction, and sum the directions up.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Convolve, project and scan in every direction, sum the directions up, and apply the gate that they share.
 
     Parameters
     ----------
@@ -244,20 +285,22 @@ def mix(
     Returns
     -------
     tuple
-        The mixed sequence ``(B, L, channels)``; then, for the backward pass, what each direction convolved, its
-        projections and its states.
+        The mixed sequence ``(B, L, channels)``; then, for the backward pass, the same before the gate, what each
+        direction convolved, its projections and its states.
     """
     batch, length, channels = x.shape[0], x.shape[1], taps.shape[2]
     out, spare = (x.new_empty(batch, length, channels) for _ in range(2))
-    convolved, mixed, states = _kept(x, project, A, keep)
+    y, convolved, mixed, states = _kept(x, project, A, keep)
+    total = y if keep else out
     tasks = _tasks(batch, channels)
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
             u = _convolve(x, taps[k], tap_bias[k], k == 1, convolved[k] if keep else spare)
             torch.mm(u.flatten(0, 1), project[k].t(), out=mixed[k].flatten(0, 1))
-            arguments = [u, u, mixed[k], steps[k], A[k], D[k], x, channels, step_bias[k], True, True, k == 1, k == 1]
-            _run(cpu_kernels.scan_forward, [*arguments, out, states[k]], tasks)
-    return out, convolved, mixed, states
+            arguments = [u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, k == 1, total, states[k]]
+            _run(cpu_kernels.scan_forward, arguments, tasks)
+    _run_gate(cpu_kernels.gate_forward, [total], x, channels, [out])
+    return out, y, convolved, mixed, states
 
 
 @mix.register_fake
@@ -265,13 +308,15 @@ def _(x, taps, tap_bias, project, steps, step_bias, A, D, keep):  # type: ignore
     return x.new_empty(x.shape[0], x.shape[1], taps.shape[2]), *_kept(x, project, A, keep)
 
 
-def _kept(x: Tensor, project: Tensor, A: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for what all directions convolve, their projections and their states."""
+def _kept(x: Tensor, project: Tensor, A: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the sum of all directions, what they convolve, their projections and their states."""
     batch, length = x.shape[:2]
     n_directions, n_states, channels = A.shape
+    y = x.new_empty(batch if keep else 0, length, channels)
     convolved = x.new_empty(n_directions if keep else 0, batch, length, channels)
     mixed = x.new_empty(n_directions, batch, length, project.shape[1])
-    return convolved, mixed, x.new_empty(n_directions, batch, -(-length // CHUNK) if keep else 0, n_states, channels)
+    states = x.new_empty(n_directions, batch, -(-length // CHUNK) if keep else 0, n_states, channels)
+    return y, convolved, mixed, states
 
 
 @torch.library.custom_op("prism_model::mix_backward", mutates_args=(), device_types="cpu")
@@ -285,19 +330,21 @@ def _mix_backward(
     step_bias: Tensor,
     A: Tensor,
     D: Tensor,
+    y: Tensor,
     convolved: Tensor,
     mixed: Tensor,
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by the arguments of :func:`mix`."""
     channels = taps.shape[2]
-    du, dx = torch.empty_like(grad), torch.empty_like(x)
+    du, dy, dx = torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(x)
     results = tuple(torch.empty_like(t) for t in (taps, tap_bias, project, steps, step_bias, A, D))
+    _run_gate(cpu_kernels.gate_backward, [grad, y], x, channels, [dy, dx])
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
             u = convolved[k]
-            arguments = [grad, u, u, mixed[k], steps[k], A[k], D[k], x, channels, step_bias[k]]
-            gradients = _scan_gradients([*arguments, True, True, k == 1, k == 1, states[k]], du, du, dx)
+            arguments = [dy, u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, states[k]]
+            gradients = _scan_gradients(arguments, du, du)
             dmixed = gradients[0].flatten(0, 1)
             dproject = dmixed.t() @ u.flatten(0, 1)
             du.flatten(0, 1).addmm_(dmixed, project[k])
@@ -316,6 +363,7 @@ def _(grad, *inputs):  # type: ignore[no-untyped-def]
 def _keep_for_mix(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*inputs[:-1], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # else zeros are made for what is kept
 
 
 def _differentiate_mix(ctx, grad, *_):  # type: ignore[no-untyped-def]

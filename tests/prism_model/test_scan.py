@@ -148,7 +148,8 @@ def test_operators_pass_opcheck() -> None:
 
     u, delta, z = (normal(2, 40, 32) for _ in range(3))
     A, D, bias = (-torch.rand(3, 32)).requires_grad_(), normal(32), normal(32)
-    torch.library.opcheck(cpu_ops._scan, (u, delta, normal(2, 40, 6), A, D, z, bias, True, False), test_utils=tests)
+    torch.library.opcheck(cpu_ops._scan, (u, delta, normal(2, 40, 6), A, D, bias, True, False), test_utils=tests)
+    torch.library.opcheck(cpu_ops._gate, (u, z), test_utils=tests)
     torch.library.opcheck(cpu_ops._convolution, (u, normal(4, 32), bias, True), test_utils=tests)
     torch.library.opcheck(cpu_ops.rms_norm, (u, bias, 1e-5), test_utils=tests)
     directions = [normal(2, *shape) for shape in ((4, 32), (32,), (8, 32), (2, 32), (32,))]
