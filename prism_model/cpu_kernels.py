@@ -24,7 +24,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 32
 """Channels of a vector: two registers of AVX-512, four of AVX2. Fewer reload the constants more often."""
-FOLD = 16
+FOLD = 8
 """Lanes that sums over channels are kept in until a chunk ends."""
 CHUNK = 32
 """Positions between two stored states of the scan."""
@@ -309,7 +309,8 @@ def _along(h, a, step_at, fed_at, y_at, here, mixed, at, n_states, way, size):  
 def scan_forward(  # type: ignore[no-untyped-def]
     u, delta, mixed, weight, A, D, bias, softplus, reverse, add, out, states, tasks,
 ):  # fmt: skip
-    """Scan; ``states`` receives the state before every ``CHUNK``-th position, unless it has no room.
+    """Scan; ``states`` receives the state before every ``CHUNK``-th position, unless it has no room: for one vector of
+    channels after the other all its entries, so that they are written and read in one go.
 
     ``mixed`` holds in its columns what makes the step size (as many as ``weight`` has rows; none: ``delta`` is given),
     then B, then C. ``A`` is ``(state, channel)``, ``weight`` ``(rank, channel)``.
@@ -336,7 +337,8 @@ def scan_forward(  # type: ignore[no-untyped-def]
                     own = (c - first) * n_states + n * LANES
                     v, a = _load(h, own), _load(A, n * channels + c) * _LOG2E
                     if kept_chunks > 0:
-                        _store(states, ((b * kept_chunks + chunk) * n_states + n) * channels + c, v)
+                        kept = ((b * kept_chunks + chunk) * channels + first) * n_states
+                        _store(states, kept + own, v)
                     at = row * width + rank + n
                     _store(h, own, _along(v, a, step_at, fed_at, y_at, here, mixed, at, n_states, way * width, size))
             for k in range(size):
@@ -426,7 +428,7 @@ def scan_backward(  # type: ignore[no-untyped-def]
                 for n in range(n_states):
                     own, to = (c - first) * n_states + n * LANES, (b * n_states + n) * channels + c
                     a = _load(A, n * channels + c) * _LOG2E
-                    h = _load(states, ((b * n_chunks + chunk) * n_states + n) * channels + c)
+                    h = _load(states, ((b * n_chunks + chunk) * channels + first) * n_states + own)
                     at = row * width + rank + n
                     _again(h, a, step_at, fed_at, here, mixed, at, way * width, size, decay_at, h_at)
                     g, da = _back(
