@@ -55,9 +55,10 @@ def worth_and_dependence(summary: pd.DataFrame) -> Figure:
                 ax.set_title(f"{ninth} the ninth feature", loc="left")
         axes[0].set_yticks(range(len(sets)), [complement(s, sets) for s in sets])
         axes[0].invert_yaxis()
-        axes[0].plot([], [], "o", ms=4.2, color=INK, label="trained without it (worth)")
+        axes[0].plot([], [], "o", ms=4.2, color=INK, label="trained without (worth)")
+        ways = {"shuffle": "another gene's at test, half", "mean": "mean profile at test", "zero": "zeros at test"}
         for way, (marker, colour) in looks.items():
-            axes[0].plot([], [], marker, ms=4.2, color=colour, label=f"taken at test: {way}")
+            axes[0].plot([], [], marker, ms=4.2, color=colour, label=ways[way])
         made.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 * len(ninths))
     return made
 

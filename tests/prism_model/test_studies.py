@@ -131,15 +131,15 @@ def test_windows_are_cut_around_their_middle(run: Path) -> None:
 
 
 def test_worth_and_dependence_by_hand() -> None:
-    """The model of both signals errs by 1; without b by 2 when trained so, by 3 when it is taken away."""
+    """The model of both errs by 1; without b by 2 when trained so, by 3 with zeros, by 4 with another gene's."""
     rows = []
     for seed in (1, 2):
         for gene in "GHIJ":
             for signals, everything, removed, way, error in (
                 ("a+b", True, "no signal", "none", 1.0),
                 ("a+b", True, "b", "zero", 3.0),
-                ("a+b", True, "b", "shuffle", 2.5),
                 ("a+b", True, "b", "shuffle", 3.5),
+                ("a+b", True, "b", "shuffle", 4.5),
                 ("a", False, "no signal", "none", 2.0),
             ):
                 rows.append(("without", signals, everything, removed, way, seed, gene, "A", 0.0, error**0.5))
@@ -149,9 +149,28 @@ def test_worth_and_dependence_by_hand() -> None:
     assert trained["mse"].to_dict() == pytest.approx({"a+b": 1.0, "a": 2.0})
     summary = worth_and_dependence(errors).set_index("way")
     assert summary["worth"].to_dict() == pytest.approx({"zero": 1.0, "shuffle": 1.0})
-    assert summary["dependence"].to_dict() == pytest.approx({"zero": 2.0, "shuffle": 2.0})
-    assert summary["excess"].to_dict() == pytest.approx({"zero": 1.0, "shuffle": 1.0})
+    assert summary["dependence"].to_dict() == pytest.approx({"zero": 2.0, "shuffle": 1.5})  # half of 3
+    assert summary["excess"].to_dict() == pytest.approx({"zero": 1.0, "shuffle": 0.5})
     assert summary.loc["zero", "excess_genes_low"] == pytest.approx(1.0)
+
+
+def test_a_model_of_independent_causes_depends_on_them_for_what_they_are_worth() -> None:
+    rng = np.random.default_rng(0)
+    genes = np.arange(500)
+    a, b = rng.normal(size=(2, len(genes)))
+    predicted = {("a+b", "no signal", "none"): a + 0.5 * b, ("a", "no signal", "none"): a}
+    predicted |= {("a+b", "b", "shuffle"): a + 0.5 * np.roll(b, 1), ("a+b", "b", "mean"): a}
+    observed = a + 0.5 * b
+    table = pd.concat(
+        pd.DataFrame(
+            {"ninth": "without", "signals": signals, "all": "+" in signals, "removed": removed, "way": way}
+            | {"seed": 2, "gene": genes, "cell_type": "A", "observed": observed, "original": values}
+        )
+        for (signals, removed, way), values in predicted.items()
+    )
+    summary = worth_and_dependence(squared_errors(table)).set_index("way")
+    assert summary["dependence"].to_numpy() == pytest.approx([0.25, 0.25], abs=0.04)
+    assert summary["worth"].to_numpy() == pytest.approx([0.25, 0.25], abs=0.04)
 
 
 def test_lengths_by_hand() -> None:
