@@ -90,7 +90,7 @@ def attributions(table: pd.DataFrame) -> Figure:
         ax.set_xlabel("mean absolute contribution to a prediction")
         ax.grid(axis="x", color=GRID, lw=0.6)
         if len(ninths) > 1:
-            ax.legend()
+            ax.legend(loc="lower right")
     return made
 
 
