@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genostore import buffers
-from genostore.machine import array_at, bfloat, half
+from genostore.machine import FLOAT32, word, write_values
 
 
 @numba.njit(cache=True, nogil=True)
@@ -31,7 +31,7 @@ def gather_signal(
     planes
         ``(B, channel)`` address of the track of each window and channel; 0 where there is none.
     kind
-        0 for float32, 1 for float16, 2 for bfloat16.
+        ``FLOAT32``, ``FLOAT16`` or ``BFLOAT16`` of :mod:`genostore.machine`.
     start
         ``(B,)`` position of the window on the track, which may lie outside of it.
     low, high
@@ -43,48 +43,25 @@ def gather_signal(
     out
         ``(B, channel, W)``.
     """
-    width = out.shape[2]
+    width, size = out.shape[2], 4 if kind == FLOAT32 else 2
     for b in range(out.shape[0]):
         first = min(max(low[b] - start[b], 0), width)
         last = max(min(high[b] - start[b], width), first)
+        to_row = word(out[b].ctypes.data)
         for c in range(out.shape[1]):
             row = out[b, c]
             if planes[b, c] == 0 or first == last:
                 row[:] = fill
                 continue
-            n = last - first
+            n, at = last - first, start[b] + first
             a = width - last if reverse[b] else first
             row[:a] = fill
             row[a + n :] = fill
-            target = row[a : a + n]
-            at = start[b] + first
-            if kind == 0:
-                values = numba.carray(array_at(planes[b, c] + 4 * at, np.float32(0)), (n,))
-                if reverse[b]:
-                    for i in range(n):
-                        target[n - 1 - i] = fill if values[i] != values[i] else values[i]
-                else:
-                    for i in range(n):
-                        target[i] = fill if values[i] != values[i] else values[i]
-                continue
-            bits = numba.carray(array_at(planes[b, c] + 2 * at, np.uint16(0)), (n,))
-            if kind == 1:
-                if reverse[b]:
-                    for i in range(n):
-                        value = half(bits[i])
-                        target[n - 1 - i] = fill if value != value else value
-                else:
-                    for i in range(n):
-                        value = half(bits[i])
-                        target[i] = fill if value != value else value
-            elif reverse[b]:
-                for i in range(n):
-                    value = bfloat(bits[i])
-                    target[n - 1 - i] = fill if value != value else value
-            else:
-                for i in range(n):
-                    value = bfloat(bits[i])
-                    target[i] = fill if value != value else value
+            to, source = to_row + 4 * (c * width + a), planes[b, c] + size * at
+            soon = planes[b, c + 1] + size * at if c + 1 < out.shape[1] else source
+            if c + 1 == out.shape[1] and b + 1 < out.shape[0]:
+                soon = planes[b + 1, 0] + size * start[b + 1]
+            write_values(to, source, n, kind, reverse[b], fill, soon)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -115,13 +92,13 @@ def gather_sequence(
 
 
 @numba.njit(cache=True, nogil=True)
-def fill_missing(values: NDArray[np.float32]) -> int:
-    """Replace NaN by 0 in place, and count how many there were."""
+def fill_missing(values: NDArray[np.float32], fill: np.float32) -> int:
+    """Replace NaN in place, and count how many there were."""
     filled = 0
     for i in range(values.size):
         silent = values[i] != values[i]
         filled += silent
-        values[i] = np.float32(0) if silent else values[i]
+        values[i] = fill if silent else values[i]
     return filled
 
 

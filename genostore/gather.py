@@ -2,7 +2,7 @@
 
 A *tile* is an inner chunk ``(gene, cell_type, channel, position)``. The loop reads neighbouring tiles at once
 (``pread``), checks the CRC-32C of each, decompresses it where it is compressed, and copies or widens what is wanted to
-where it is wanted. It holds no lock.
+where it is wanted, gaps filled on the way. It holds no lock.
 """
 
 from __future__ import annotations
@@ -11,25 +11,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from genostore.machine import call3, call4, crc32c, load32, load64, move, widener, word
+from genostore.machine import FLOAT16, FLOAT32, call3, call4, crc32c, load32, load64, move, word, write_values
 from genostore.zstd import PADDING, Workspace, unpack
 
 Ints = NDArray[np.int64]
 GAP = 1 << 12  # bytes between tiles that are read rather than skipped
-_VECTOR = 8
-_widen, _widen1 = widener(_VECTOR), widener(1)
-
-
-@numba.njit(cache=True, nogil=True)
-def widen(to: int, source: int, n: int) -> None:
-    """Write n float16 as float32."""
-    i = 0
-    while i + _VECTOR <= n:
-        _widen(to + 4 * i, source + 2 * i)
-        i += _VECTOR
-    while i < n:
-        _widen1(to + 4 * i, source + 2 * i)
-        i += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -48,6 +34,7 @@ def gather(
     grid: Ints,
     itemsize: int,
     widening: bool,
+    fill: np.float32,
     out: int,
     strides: Ints,
     width: int,
@@ -75,7 +62,9 @@ def gather(
     shape, tile, grid
         ``(4,)`` extents of the array and of a tile, and tiles of a shard along each axis.
     itemsize, widening
-        Of a stored value; and whether it is float16 to be written as float32.
+        Of a stored value, 1 for bytes; and whether it is float16 to be written as float32.
+    fill
+        What is written in the place of NaN.
     out, strides, width
         Address of the ``(B, A, width)`` output, bytes from sample to sample and from channel to channel, and positions.
     stored, plain, work
@@ -150,9 +139,9 @@ def gather(
                     continue
                 to = out + i * strides[0] + a * strides[1] + (p - low[i]) * outsize
                 origin = source + ((row + c % tile[2]) * tile[3] + p - begin) * itemsize
-                if widening:
-                    widen(to, origin, q - p)
+                if itemsize == 1:
+                    move(to, origin, q - p)
                 else:
-                    move(to, origin, (q - p) * itemsize)
+                    write_values(to, origin, q - p, FLOAT16 if widening else FLOAT32, False, fill, origin)
         k = m
     return -1

@@ -119,52 +119,85 @@ def move(typing: Any, to: Any, source: Any, n: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
-def widener(n: int) -> Any:
-    """Make a compiled function that writes n float16 as float32."""
-    half = ir.VectorType(ir.HalfType(), n) if n > 1 else ir.HalfType()
-    single = ir.VectorType(ir.FloatType(), n) if n > 1 else ir.FloatType()
+@intrinsic
+def fetch(typing: Any, address: Any) -> Any:
+    """Ask for the cache line at an address ahead of its use; any address is allowed."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.load(_at(builder, arguments[1], half), align=2)
-        builder.store(builder.fpext(value, single), _at(builder, arguments[0], single), align=4)
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(function, [builder.inttoptr(arguments[0], byte), flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2  # kinds of values that become float32
+
+
+def _writer(n: int, kind: int) -> Any:
+    """Make a compiled function that writes n values as float32, perhaps backwards, with a fill in the place of NaN."""
+    i32 = ir.IntType(32)
+    single, bits = ir.VectorType(ir.FloatType(), n), ir.VectorType(i32, n)
+    stored = {FLOAT32: ir.FloatType(), FLOAT16: ir.HalfType(), BFLOAT16: ir.IntType(16)}[kind]
+    nothing = ir.Constant(single, ir.Undefined)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, source, backwards, fill = arguments
+        value = builder.load(_at(builder, source, ir.VectorType(stored, n)), align=4 if kind == FLOAT32 else 2)
+        if kind == FLOAT16:
+            value = builder.fpext(value, single)
+        elif kind == BFLOAT16:  # the upper half of a float32
+            value = builder.shl(builder.zext(value, bits), ir.Constant(bits, [16] * n))
+            value = builder.bitcast(value, single)
+        turned = builder.shuffle_vector(value, nothing, ir.Constant(bits, list(range(n))[::-1]))
+        value = builder.select(builder.trunc(backwards, ir.IntType(1)), turned, value)
+        first = builder.insert_element(nothing, fill, i32(0))
+        filled = builder.shuffle_vector(first, nothing, ir.Constant(bits, [0] * n))
+        value = builder.select(builder.fcmp_unordered("uno", value, value), filled, value)
+        builder.store(value, _at(builder, to, single), align=4)
         return context.get_dummy_value()
 
     @intrinsic
-    def widen(typing: Any, to: Any, source: Any) -> Any:
-        return types.void(types.int64, types.int64), codegen
+    def write(typing: Any, to: Any, source: Any, backwards: Any, fill: Any) -> Any:
+        return types.void(types.int64, types.int64, types.boolean, types.float32), codegen
 
-    return widen
-
-
-@intrinsic
-def array_at(typing: Any, address: Any, like: Any) -> Any:
-    """Take an integer for the address of values like the one given."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(like)(types.int64, like), codegen
+    return write
 
 
-@intrinsic
-def half(typing: Any, bits: Any) -> Any:
-    """Turn the bits of a float16 into a float32, with the processor's own instruction where it has one."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), codegen
+_VECTOR = 8
+_single, _single1 = _writer(_VECTOR, FLOAT32), _writer(1, FLOAT32)
+_half, _half1 = _writer(_VECTOR, FLOAT16), _writer(1, FLOAT16)
+_bfloat, _bfloat1 = _writer(_VECTOR, BFLOAT16), _writer(1, BFLOAT16)
 
 
-@intrinsic
-def bfloat(typing: Any, bits: Any) -> Any:
-    """Turn the bits of a bfloat16 into a float32: they are its upper half."""
+@part
+def write_values(to: int, source: int, n: int, kind: int, backwards: bool, fill: np.float32, soon: int) -> None:
+    """Write n values as float32, perhaps backwards, with ``fill`` in the place of NaN.
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
-        return builder.bitcast(wide, ir.FloatType())
-
-    return types.float32(types.uint16), codegen
+    ``soon`` is where the values lie that are written next: their way out of memory is most of the time that this takes.
+    """
+    size, end, i = 4 if kind == FLOAT32 else 2, n - n % _VECTOR, 0
+    while i < end:
+        target = to + 4 * (n - _VECTOR - i if backwards else i)
+        fetch(soon + size * i)
+        if kind == FLOAT32:
+            _single(target, source + 4 * i, backwards, fill)
+        elif kind == FLOAT16:
+            _half(target, source + 2 * i, backwards, fill)
+        else:
+            _bfloat(target, source + 2 * i, backwards, fill)
+        i += _VECTOR
+    while i < n:
+        target = to + 4 * (n - 1 - i if backwards else i)
+        if kind == FLOAT32:
+            _single1(target, source + 4 * i, backwards, fill)
+        elif kind == FLOAT16:
+            _half1(target, source + 2 * i, backwards, fill)
+        else:
+            _bfloat1(target, source + 2 * i, backwards, fill)
+        i += 1
 
 
 @intrinsic

@@ -8,6 +8,7 @@ cell_type, assay, position) and ``contacts``, with their coordinates, so that ``
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ from genostore.query import Ints, Query, Selection, select
 from genostore.storage import Storage
 from genostore.store import Store, open
 from genostore.tiles import Tiles
-from genostore.windows import PARTS, Windows, contact_bins
+from genostore.windows import PARTS, Windows, contact_bins, fill_gaps
 
 if TYPE_CHECKING:
     from genostore.schema import RootSchema
@@ -166,7 +167,9 @@ class PackReader:
         self._cells = np.array([what["cell_types"].index(c) for c in selection.cell_types], dtype=np.int64)
         self._channels = np.array([what["assays"].index(a) for a in selection.assays], dtype=np.int64)
 
-    def read(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS) -> dict[str, NDArray[Any]]:
+    def read(
+        self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS, fill: float = math.nan
+    ) -> dict[str, NDArray[Any]]:
         """Read windows; see :class:`genostore.windows.Reader`.
 
         Raises
@@ -195,9 +198,12 @@ class PackReader:
             if "signal" in parts:
                 channel = np.tile(self._channels, (len(row), 1))
                 out["signal"] = self._values("signal", (len(row), len(self._channels), width), np.float32)
-                self._submit(reads, "signal", gene, place, channel, low, out["signal"])
+                self._submit(reads, "signal", gene, place, channel, low, out["signal"], fill)
             if "contacts" in parts:
                 out["contacts"] = self._contacts(reads, row, gene, place, shift)
+        # Fills what was not filled on the way: without the lean path, and where nothing is stored.
+        if "signal" in out and not (self.pack.tiles("signal") and self.pack.array("signal").present.all()):
+            fill_gaps(out["signal"], fill)
         return out
 
     def _values(self, part: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -219,12 +225,20 @@ class PackReader:
         return out if square else out[:, 0]
 
     def _submit(
-        self, reads: Reads, part: str, gene: Ints, cell: Ints, channel: Ints, low: Ints, out: NDArray[Any]
+        self,
+        reads: Reads,
+        part: str,
+        gene: Ints,
+        cell: Ints,
+        channel: Ints,
+        low: Ints,
+        out: NDArray[Any],
+        fill: float = math.nan,
     ) -> None:
         """Ask for windows of a part, by the lean path or else block by block."""
         array, tiles = self.pack.array(part), self.pack.tiles(part)
         if tiles is not None:
-            reads.tasks(array, tiles.read(gene, cell, channel, low, array.present, out))
+            reads.tasks(array, tiles.read(gene, cell, channel, low, array.present, out, fill))
             return
         shape = array.schema.shape
         for i, (g, c, start) in enumerate(zip(gene.tolist(), cell.tolist(), low.tolist(), strict=True)):

@@ -18,14 +18,14 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genostore import buffers, local, shared
+from genostore import buffers, local, machine, shared
 from genostore.arrays import Array, Reads, Spans
 from genostore.batch import Batch
 from genostore.batch_kernels import gather_sequence, gather_signal
 from genostore.errors import QueryError
 from genostore.sequence import SOFT_MASK
 from genostore.shared import key
-from genostore.windows import StoreReader, bin_signal, contact_bins
+from genostore.windows import StoreReader, contact_bins
 
 if TYPE_CHECKING:
     from genostore.windows import Windows
@@ -38,7 +38,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-_KINDS = {"float32": 0, "float16": 1, "bfloat16": 2}
+_KINDS = {"float32": machine.FLOAT32, "float16": machine.FLOAT16, "bfloat16": machine.BFLOAT16}
 _TASK_BYTES = 2**20  # of output, below which a gather is not shared out to threads
 _CONTACT_ROWS = 256  # genes whose contacts are read at once
 
@@ -250,7 +250,7 @@ class Resident:
     def read(
         self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False, *, fill: float = math.nan
     ) -> Batch:
-        """Read samples; see :meth:`genostore.windows.Windows.read`. Signals are ``fill`` where there is no value."""
+        """Read samples; see :meth:`genostore.windows.Windows.read`."""
         windows, chosen = self.windows, self.windows.selection
         index = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         windows.check(index)
@@ -267,9 +267,9 @@ class Resident:
             if batch.reverse.any():
                 planes = np.where(batch.reverse[:, None], planes[:, windows.swapped], planes)
             signal = buffers.empty((len(row), len(chosen.assays), windows.width), np.float32)
-            fill = fill if windows.query.resolution == 1 else math.nan
-            _in_threads(planes, _KINDS[self.dtype], where, np.float32(fill), signal)
-            batch.signal = bin_signal(signal, windows.query.resolution, windows.query.aggregate).transpose(0, 2, 1)
+            fill_bases = np.float32(fill if windows.query.resolution == 1 else math.nan)
+            _in_threads(planes, _KINDS[self.dtype], where, fill_bases, signal)
+            batch.signal = windows.bin(signal, fill)
         if self._contacts is not None:
             bins = self._contacts.bins(batch)
             values = self._held["contacts"].values[row, cell]

@@ -8,6 +8,7 @@ docs/decisions.md has the figures.
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Hashable
 from functools import cache, partial
@@ -73,6 +74,7 @@ class Tiles:
         low: Ints,
         present: NDArray[np.bool_],
         out: NDArray[Any],
+        fill: float = math.nan,
     ) -> list[Callable[[], None]]:
         """Plan the reading of windows into ``out``.
 
@@ -87,6 +89,8 @@ class Tiles:
         out
             ``(B, A, width)`` of the stored type, or float32 for float16; each row contiguous. What lies past the end
             of the array or in an empty shard is left as it is.
+        fill
+            What is written in the place of NaN.
 
         Returns
         -------
@@ -104,7 +108,8 @@ class Tiles:
         parts = min(local.threads(), n, max(1, out.nbytes // _BYTES_A_THREAD))
         edges = [n * k // parts for k in range(parts + 1)]
         return [
-            partial(self._gather, order[a:b], shard[a:b], gene, cell, channel, low, out) for a, b in pairwise(edges)
+            partial(self._gather, order[a:b], shard[a:b], gene, cell, channel, low, np.float32(fill), out)
+            for a, b in pairwise(edges)
         ]
 
     def _path(self, shard: int) -> str:
@@ -129,7 +134,15 @@ class Tiles:
         return opened
 
     def _gather(
-        self, order: Ints, shard: Ints, gene: Ints, cell: Ints, channel: Ints, low: Ints, out: NDArray[Any]
+        self,
+        order: Ints,
+        shard: Ints,
+        gene: Ints,
+        cell: Ints,
+        channel: Ints,
+        low: Ints,
+        fill: np.float32,
+        out: NDArray[Any],
     ) -> None:
         from genostore.gather import gather
 
@@ -149,6 +162,7 @@ class Tiles:
             self.grid,
             self.dtype.itemsize,
             self.dtype == np.float16,
+            fill,
             out.ctypes.data,
             np.array(out.strides[:2]),
             out.shape[2],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,9 @@ PARTS = frozenset({"sequence", "signal", "contacts"})
 class Reader(Protocol):
     """Brings the parts of windows from where they are stored, on the reference strand."""
 
-    def read(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str]) -> dict[str, NDArray[Any]]:
+    def read(
+        self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str], fill: float = math.nan
+    ) -> dict[str, NDArray[Any]]:
         """Read windows.
 
         Parameters
@@ -43,6 +46,8 @@ class Reader(Protocol):
             ``(B,)`` bases by which each window is moved.
         parts
             Which of sequence, signal and contacts.
+        fill
+            What takes the place of NaN in the signal.
 
         Returns
         -------
@@ -58,7 +63,9 @@ class StoreReader:
     def __init__(self, store: Store, query: Query, selection: Selection) -> None:
         self.store, self.query, self.selection = store, query, selection
 
-    def read(self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str]) -> dict[str, NDArray[Any]]:
+    def read(
+        self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str], fill: float = math.nan
+    ) -> dict[str, NDArray[Any]]:
         """Read windows; see :class:`Reader`."""
         chosen, width = self.selection, self.query.width
         offset, length = chosen.contig_offset[row], chosen.contig_length[row]
@@ -88,6 +95,8 @@ class StoreReader:
                             out["signal"][cell == c, a] = np.nan
         if "sequence" in out:
             out["sequence"] &= np.uint8(SOFT_MASK - 1)
+        if "signal" in out:
+            fill_gaps(out["signal"], fill)
         if "contacts" in parts:
             out["contacts"] = self._contacts(row, cell, start - offset)
         return out
@@ -210,7 +219,9 @@ class Windows:
         asked = {"sequence": self.query.sequence, "signal": chosen.assays, "contacts": chosen.contacts}
         return frozenset(part for part, wanted in asked.items() if wanted)
 
-    def read(self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False) -> Batch:
+    def read(
+        self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False, *, fill: float = math.nan
+    ) -> Batch:
         """Read samples into a batch of numpy arrays.
 
         Parameters
@@ -222,11 +233,13 @@ class Windows:
         flip
             Whether each window is reverse-complemented, stranded tracks swapped, after ``orient`` had its say; ``(B,)``
             or one for all.
+        fill
+            What the signal is where it has no value: where the source is silent, and off the contig.
 
         Returns
         -------
         Batch
-            In the order of ``indices``; silent positions are NaN.
+            In the order of ``indices``.
 
         Raises
         ------
@@ -239,7 +252,8 @@ class Windows:
         chosen = self.selection
         self.check(index)
         row, cell = chosen.gene[index], chosen.cell_type[index]
-        batch = self.read_pairs(row, cell, np.broadcast_to(np.asarray(shift, dtype=np.int64), index.shape), flip=flip)
+        moved = np.broadcast_to(np.asarray(shift, dtype=np.int64), index.shape)
+        batch = self.read_pairs(row, cell, moved, flip=flip, fill=fill)
         batch.index = index
         return batch
 
@@ -250,18 +264,25 @@ class Windows:
             raise QueryError(f"sample {outside[0]} is not among the {len(self):,} of these windows (from 0)")
 
     def read_pairs(
-        self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS, flip: ArrayLike = False
+        self,
+        row: Ints,
+        cell: Ints,
+        shift: Ints,
+        parts: frozenset[str] = PARTS,
+        flip: ArrayLike = False,
+        fill: float = math.nan,
     ) -> Batch:
         """Read windows by (gene, cell type), whether or not they are samples; see :meth:`read`."""
         batch = self.frame(row, cell, shift, flip)
-        for part, values in self.reader.read(row, cell, shift, parts & self.parts).items():
+        fill_bases = fill if self.query.resolution == 1 else math.nan  # a bin is of the bases that have a value
+        for part, values in self.reader.read(row, cell, shift, parts & self.parts, fill_bases).items():
             setattr(batch, part, values)
         if batch.contacts is None:
             batch.bin_size = batch.contact_origin = None
         if batch.reverse.any():
             self._orient(batch)
         if batch.signal is not None:
-            batch.signal = bin_signal(batch.signal, self.query.resolution, self.query.aggregate).transpose(0, 2, 1)
+            batch.signal = self.bin(batch.signal, fill)
         return batch
 
     def frame(self, row: Ints, cell: Ints, shift: Ints, flip: ArrayLike = False) -> Batch:
@@ -304,6 +325,13 @@ class Windows:
         if batch.contacts is not None:
             every = tuple(slice(None, None, -1) for _ in batch.contacts.shape[1:])
             batch.contacts[minus] = batch.contacts[minus][(slice(None), *every)]
+
+    def bin(self, signal: NDArray[np.float32], fill: float = math.nan) -> NDArray[np.float32]:
+        """Bin ``(B, assay, W)`` signals as asked, to ``(B, bins, assay)``; bins without a value are ``fill``."""
+        binned = bin_signal(signal, self.query.resolution, self.query.aggregate)
+        if self.query.resolution > 1:
+            fill_gaps(binned, fill)
+        return binned.transpose(0, 2, 1)
 
     @cached_property
     def swapped(self) -> list[int]:
@@ -390,6 +418,15 @@ class Windows:
             overwrite=overwrite,
             progress=progress,
         )
+
+
+def fill_gaps(signal: NDArray[np.float32], fill: float) -> int:
+    """Replace NaN in place, in memory that is contiguous, and count how many there were; 0 where NaN is the fill."""
+    if math.isnan(fill):
+        return 0
+    from genostore.batch_kernels import fill_missing
+
+    return int(fill_missing(signal.reshape(-1), np.float32(fill)))
 
 
 def bin_signal(signal: NDArray[np.float32], resolution: int, aggregate: str) -> NDArray[np.float32]:

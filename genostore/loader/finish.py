@@ -15,6 +15,7 @@ from genostore import batch_kernels, buffers
 from genostore.batch import Batch
 from genostore.errors import QueryError
 from genostore.loader.transforms import Transform
+from genostore.windows import fill_gaps
 
 if TYPE_CHECKING:
     from genostore.windows import Windows
@@ -47,16 +48,17 @@ class Finish:
         """Whether gaps may be filled before anything else is done, and so where they are read."""
         return self.missing == "zero" and not self.transforms
 
-    def fill(self, batch: Batch, first: int, signal: bool = True) -> None:
-        """Fill the gaps of a batch of arrays in place, with or without its signal.
+    def fill(self, batch: Batch, first: int) -> None:
+        """Fill the gaps of a batch of arrays in place.
 
-        The share that is filled of the ``first`` samples is reported, if none was yet.
+        If the signal begins with the ``first`` samples of a pass, it is not filled yet, and the share that is filled of
+        them is reported, if none was; else it was filled when it was read.
         """
-        if batch.signal is not None and signal:
+        if batch.signal is not None and first:
             values = batch.signal.transpose(0, 2, 1)  # as it lies in memory
             filled = _fill(values[:first])
             _fill(values[first:])
-            if first and not self.reported:
+            if not self.reported:
                 self._report(filled / values[:first].size)
         for part in (batch.contacts, batch.features):
             if part is not None:
@@ -109,7 +111,7 @@ class Finish:
 
 def _fill(values: NDArray[np.float32]) -> int:
     if values.flags.c_contiguous:
-        return int(batch_kernels.fill_missing(values.reshape(-1)))
+        return fill_gaps(values, 0)
     silent = np.isnan(values)
     values[silent] = 0
     return int(silent.sum())

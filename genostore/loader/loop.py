@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ Flips = NDArray[np.bool_] | bool
 class Source(Protocol):
     """Brings batches of samples: the windows themselves, or what keeps their data in memory."""
 
-    def read(self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False) -> Batch:
+    def read(
+        self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False, *, fill: float = math.nan
+    ) -> Batch:
         """Read samples; see :meth:`genostore.windows.Windows.read`."""
         ...
 
@@ -327,20 +330,15 @@ class Loader(IterableDataset[Batch]):
         index = np.concatenate([self.order.batch(this.order, number) for number in load])
         flip = this.flip if isinstance(this.flip, bool) else this.flip[index]
         first = len(self.order.batch(this.order, load[0])) if load[0] == this.first else 0
-        # Resident signals are filled while they are gathered, once it was told how much of them is.
-        gathered = (
-            isinstance(self.source, Resident) and self._early and not first and self.windows.query.resolution == 1
-        )
+        # Signals are filled while they are read, once it was told how much of them is.
+        fill = 0.0 if self._early and not first else math.nan
         try:
-            if isinstance(self.source, Resident) and gathered:
-                batch = self.source.read(index, this.shift[index], flip, fill=0.0)
-            else:
-                batch = self.source.read(index, this.shift[index], flip)
+            batch = self.source.read(index, this.shift[index], flip, fill=fill)
         except Exception as error:
             error.add_note(f"while batch {load[0]} of epoch {this.epoch} was read")
             raise
         if self._early:
-            self.finish.fill(batch, first, signal=not gathered)
+            self.finish.fill(batch, first)
         if self.weights is not None:
             batch.weight = self.weights[index]
         return tensors(batch, pin=self.device.type == "cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,8 +91,10 @@ class OnDevice:
         self._table.fill(values)
         return torch.from_numpy(values).to(self.device)
 
-    def read(self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False) -> Batch:
-        """Say where samples lie; :meth:`fill` brings the rest."""
+    def read(
+        self, indices: ArrayLike, shift: ArrayLike = 0, flip: ArrayLike = False, *, fill: float = math.nan
+    ) -> Batch:
+        """Say where samples lie; :meth:`fill` brings the rest, NaN and all."""
         chosen = self.windows.selection
         index = np.atleast_1d(np.asarray(indices, dtype=np.int64))
         self.windows.check(index)
