@@ -121,15 +121,18 @@ def one_hot(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def spread_bins(bins: NDArray[np.float32], origin: NDArray[np.int64], bin_size: int, out: NDArray[np.float32]) -> None:
-    """Give each base the value of its bin, ``(B, n)`` to ``(B, W)``; NaN where there is none.
+def spread_bins(
+    bins: NDArray[np.float32], origin: NDArray[np.int64], bin_size: int, beyond: np.float32, out: NDArray[np.float32]
+) -> None:
+    """Give each base the value of its bin, ``(B, n)`` to ``(B, W)``; ``beyond`` where there is none.
 
     Base ``j`` of a window lies in bin ``(origin + j) // bin_size``.
     """
+    width, n = out.shape[1], bins.shape[1]
     for b in range(out.shape[0]):
-        out[b] = np.nan
-        for k in range(bins.shape[1]):
-            first = max(k * bin_size - origin[b], 0)
-            last = min((k + 1) * bin_size - origin[b], out.shape[1])
-            for j in range(first, last):
-                out[b, j] = bins[b, k]
+        out[b, : max(min(-origin[b], width), 0)] = beyond
+        for k in range(n):
+            first, last = max(k * bin_size - origin[b], 0), min((k + 1) * bin_size - origin[b], width)
+            if first < last:
+                out[b, first:last] = bins[b, k]
+        out[b, max(n * bin_size - origin[b], 0) :] = beyond

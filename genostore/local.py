@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -316,13 +316,29 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 
 def run(tasks: list[Callable[[], None]]) -> None:
-    """Run what :meth:`LocalShards.read` planned, in parallel where there is more than one."""
-    if not tasks:
-        return
-    others = [_pool(os.getpid()).submit(task) for task in tasks[1:]]
+    """Run what :meth:`LocalShards.read` planned, in parallel where there is more than one.
+
+    The caller works too, and waits for no thread that has not begun: small tasks are done before one wakes.
+    """
+    todo = deque(tasks)
+
+    def work() -> None:
+        while True:
+            try:
+                task = todo.popleft()
+            except IndexError:
+                return
+            try:
+                task()
+            except BaseException:
+                todo.clear()
+                raise
+
+    helpers = [_pool(os.getpid()).submit(work) for _ in range(min(threads(), len(tasks)) - 1)]
     try:
-        tasks[0]()
+        work()
     finally:  # they write to the caller's arrays
-        wait(others)
-    for other in others:
-        other.result()
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+    for helper in begun:
+        helper.result()

@@ -162,6 +162,9 @@ class PackReader:
 
     def __init__(self, pack: Pack, query: Query, selection: Selection) -> None:
         self.pack, self.query, self.selection = pack, query, selection
+        self.apart = all(
+            pack.tiles(part) is not None for part in ("sequence", "signal", "contacts") if part in pack.entries
+        )
         what = pack.description
         self._packed = what["width"] + 2 * what["jitter"]
         self._cells = np.array([what["cell_types"].index(c) for c in selection.cell_types], dtype=np.int64)

@@ -31,7 +31,15 @@ PARTS = frozenset({"sequence", "signal", "contacts"})
 
 
 class Reader(Protocol):
-    """Brings the parts of windows from where they are stored, on the reference strand."""
+    """Brings the parts of windows from where they are stored, on the reference strand.
+
+    Attributes
+    ----------
+    apart
+        Whether each window is stored apart, so that windows read together share no work.
+    """
+
+    apart: bool
 
     def read(
         self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str], fill: float = math.nan
@@ -59,6 +67,8 @@ class Reader(Protocol):
 
 class StoreReader:
     """Reads windows straight from the store's sharded arrays: one plan a batch, each chunk decoded once."""
+
+    apart = False
 
     def __init__(self, store: Store, query: Query, selection: Selection) -> None:
         self.store, self.query, self.selection = store, query, selection

@@ -22,11 +22,12 @@ class Sizes:
     Attributes
     ----------
     read
-        As it is read.
+        As a load holds it, which the reading threads left; on a processor with bases spelled and contacts spread.
     working
-        Beside it while it is read: the plan, and copies where windows are binned or turned round.
+        Beside it while it is read: the plan, what is spelled and spread, copies where windows are binned or turned
+        round.
     made
-        Made of it on a processor for the batch that is given out; 0 where that is done on a GPU.
+        Made of it for the batch that is given out.
     """
 
     read: int
@@ -38,17 +39,19 @@ def sizes(windows: Windows, *, onehot: bool, mask: bool, expand: bool, turned: b
     """Tell the bytes of a sample, given what is made of it."""
     query, chosen = windows.query, windows.selection
     width, channels = query.width, len(chosen.assays)
-    signal = 4 * channels * (width // query.resolution)
+    values = channels * (width // query.resolution)
     base = 4 * channels * width
-    contacts = 4 * _bins(windows)
-    sequence = width if query.sequence else 0
-    read = sequence + signal + contacts + 4 * len(chosen.features) + 100
+    sequence, contacts = width if query.sequence else 0, 4 * _bins(windows)
+    read = sequence + 4 * values + contacts + 4 * len(chosen.features) + 100
     working = PLAN_BYTES * (channels + (sequence > 0)) * (2 + width // 4_096)
     working += 5 * base if query.resolution > 1 else 0
     working += read if turned else 0
     working += 2 * contacts  # float64
-    made = 20 * sequence * onehot + (channels * (width // query.resolution)) * mask + 24 * width * expand
-    return Sizes(read, working, 0 if cuda else made)
+    if not cuda and onehot:
+        read, working = read + 15 * sequence, working + sequence
+    if not cuda and expand:
+        read, working = read + 4 * width - contacts, working + contacts
+    return Sizes(read, working, values if mask and not cuda else 0)
 
 
 def _bins(windows: Windows) -> int:
@@ -96,7 +99,15 @@ class Budget:
 
 
 def plan(
-    memory: int | None, sizes: Sizes, batch: int, *, threads: int, prefetch: int, together: int, batches: int
+    memory: int | None,
+    sizes: Sizes,
+    batch: int,
+    *,
+    threads: int,
+    prefetch: int,
+    together: int,
+    batches: int,
+    apart: bool = False,
 ) -> Budget:
     """Share out memory: as many batches a load, then as many loads ahead, as fit.
 
@@ -109,17 +120,20 @@ def plan(
     threads, prefetch
         As asked for; fewer where the budget is small.
     together
-        Batches that must be read together (a shuffle buffer); 1 otherwise.
+        Batches that are best read together (a shuffle buffer); 1 otherwise.
     batches
         An epoch.
+    apart
+        Whether those may also be read in several loads, at no loss but that of larger reads.
 
     Raises
     ------
     QueryError
         If the budget does not suffice for one load, naming the least that would.
     """
-    most = max(1, LOAD_BYTES // max(1, batch * sizes.read))
+    most = max(together * apart, LOAD_BYTES // max(1, batch * sizes.read))
     most = min(most, -(-batches // max(1, threads * prefetch)))  # each thread has something to do in a short epoch
+    together = 1 if apart else together
     most = max(1, most // together) * together
     wanted = Budget(batch, sizes, most, threads, threads * prefetch)
     if memory is None or wanted.peak <= memory:

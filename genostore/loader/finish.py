@@ -44,56 +44,65 @@ class Finish:
     reported: bool = False
 
     @property
-    def early(self) -> bool:
-        """Whether gaps may be filled before anything else is done, and so where they are read."""
+    def fills_first(self) -> bool:
+        """Whether gaps may be filled before anything else is done, and so while they are read."""
         return self.missing == "zero" and not self.transforms
 
-    def fill(self, batch: Batch, first: int) -> None:
-        """Fill the gaps of a batch of arrays in place.
+    def begin(self, batch: Batch, first: int) -> None:
+        """Do to arrays what needs no torch: fill gaps if that comes first, spell bases, spread contacts.
 
         If the signal begins with the ``first`` samples of a pass, it is not filled yet, and the share that is filled of
         them is reported, if none was; else it was filled when it was read.
         """
-        if batch.signal is not None and first:
-            values = batch.signal.transpose(0, 2, 1)  # as it lies in memory
-            filled = _fill(values[:first])
-            _fill(values[first:])
-            if not self.reported:
+        if self.fills_first:
+            if batch.signal is not None and first:
+                values = batch.signal.transpose(0, 2, 1)  # as it lies in memory
+                filled = _fill(values[:first])
+                _fill(values[first:])
                 self._report(filled / values[:first].size)
-        for part in (batch.contacts, batch.features):
-            if part is not None:
-                _fill(part)
+            if batch.features is not None:
+                _fill(batch.features)
+            if batch.contacts is not None:
+                _fill(batch.contacts)
+        if batch.sequence is not None and self.onehot:
+            batch.sequence = batch_kernels.one_hot(batch.sequence)
+        if self.expand and batch.contacts is not None:
+            out = buffers.empty((len(batch), self.windows.width), np.float32)
+            beyond = np.float32(0 if self.fills_first else np.nan)
+            batch_kernels.spread_bins(batch.contacts, batch.contact_origin, batch.bin_size, beyond, out)
+            batch.contacts = out
 
     def to(self, device: torch.device) -> None:
         """Keep on a device what is used there."""
         self.transforms = [t.to(device) for t in self.transforms]
 
-    def __call__(self, batch: Batch, filled: bool = False) -> Batch:
-        """Finish a batch of tensors, in place where that is possible; ``filled`` if :meth:`fill` has seen it."""
+    def __call__(self, batch: Batch, begun: bool = False) -> Batch:
+        """Finish a batch of tensors, in place where that is possible; ``begun`` if :meth:`begin` has seen it."""
         if self.missing == "error":
             self._refuse(batch)
-        if batch.sequence is not None and self.onehot:
+        if batch.sequence is not None and self.onehot and not begun:
             batch.sequence = one_hot(batch.sequence)
+        if self.expand and batch.contacts is not None and not begun:
+            batch.contacts = expand(batch, self.windows.width)
+        if begun and self.fills_first:
+            return batch
         if batch.signal is not None:
-            if self.missing in ("zero", "mask") and not (self.reported or filled):
+            if self.missing in ("zero", "mask") and not self.reported:
                 self._report(float(torch.isnan(batch.signal).float().mean()))
             if self.missing == "mask":
                 batch.mask = ~torch.isnan(batch.signal)
             for transform in self.transforms:
                 transform.apply(batch.signal, batch.cell_type)
-        if self.expand and batch.contacts is not None:
-            batch.contacts = expand(batch, self.windows.width)
-            filled = False
-        if self.missing in ("zero", "mask") and not filled:
+        if self.missing in ("zero", "mask"):
             for values in (batch.signal, batch.contacts, batch.features):
                 if values is not None:
                     values.nan_to_num_(nan=0.0, posinf=float("inf"), neginf=float("-inf"))
         return batch
 
     def _report(self, share: float) -> None:
-        self.reported = True
-        if share:
+        if share and not self.reported:
             log.info("missing=%r fills %.1f%% of the first batch's signal", self.missing, 100 * share)
+        self.reported = True
 
     def _refuse(self, batch: Batch) -> None:
         for name, labels in (("signal", self.windows.assays), ("features", self.windows.features)):
@@ -133,11 +142,6 @@ def expand(batch: Batch, width: int) -> Tensor:
         ``(B, W)`` float32; NaN where the profile does not reach.
     """
     assert batch.bin_size is not None
-    if batch.contacts.device.type == "cpu":
-        out = buffers.empty((len(batch), width), np.float32)
-        bins = batch.contacts.contiguous().numpy()
-        batch_kernels.spread_bins(bins, batch.contact_origin.numpy(), batch.bin_size, out)
-        return torch.from_numpy(out)
     base = torch.arange(width, device=batch.contacts.device)
     places = (batch.contact_origin[:, None] + base).div(batch.bin_size, rounding_mode="floor")
     n = batch.contacts.shape[1]

@@ -183,6 +183,7 @@ class Loader(IterableDataset[Batch]):
             threads=threads,
             prefetch=prefetch,
             together=min(self.order.load, max(1, len(self.order))),
+            apart=windows.reader.apart,
             batches=len(self.order),
         )
         self.source: Source = windows
@@ -319,26 +320,26 @@ class Loader(IterableDataset[Batch]):
 
     def _prepare(self, batch: Batch) -> Batch:
         """Make a batch that was sent to the device what a model takes."""
-        return self.finish(self.source.fill(batch) if isinstance(self.source, OnDevice) else batch, self._early)
+        return self.finish(self.source.fill(batch) if isinstance(self.source, OnDevice) else batch, self._begins)
 
     @property
-    def _early(self) -> bool:
-        """Whether the threads that read fill gaps, too."""
-        return self.finish.early and self.device.type == "cpu" and not isinstance(self.source, OnDevice)
+    def _begins(self) -> bool:
+        """Whether the threads that read begin to finish batches: on a processor, where they are as near as it gets."""
+        return self.device.type == "cpu" and not isinstance(self.source, OnDevice)
 
     def _read(self, this: Pass, load: list[int]) -> Batch:
         index = np.concatenate([self.order.batch(this.order, number) for number in load])
         flip = this.flip if isinstance(this.flip, bool) else this.flip[index]
         first = len(self.order.batch(this.order, load[0])) if load[0] == this.first else 0
         # Signals are filled while they are read, once it was told how much of them is.
-        fill = 0.0 if self._early and not first else math.nan
+        fill = 0.0 if self._begins and self.finish.fills_first and not first else math.nan
         try:
             batch = self.source.read(index, this.shift[index], flip, fill=fill)
         except Exception as error:
             error.add_note(f"while batch {load[0]} of epoch {this.epoch} was read")
             raise
-        if self._early:
-            self.finish.fill(batch, first)
+        if self._begins:
+            self.finish.begin(batch, first)
         if self.weights is not None:
             batch.weight = self.weights[index]
         return tensors(batch, pin=self.device.type == "cuda")

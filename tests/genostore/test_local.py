@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 
 import google_crc32c
@@ -136,3 +138,19 @@ def test_files_stay_open_while_they_are_read(store: Storage, monkeypatch: pytest
     with Reads() as reads:
         reads.spans(array, Spans(row, start, start + 1_000, np.zeros_like(row)), out)
     np.testing.assert_array_equal(out.ravel(), array.read(slice(0, out.size)))
+
+
+def test_tasks_are_all_run_and_an_error_stops_the_rest() -> None:
+    ran: list[int] = []
+    local.run([partial(ran.append, i) for i in range(100)])
+    assert sorted(ran) == list(range(100))
+
+    def fail() -> None:
+        raise ValueError("DATA_LOSS")
+
+    ran.clear()
+    with pytest.raises(ValueError, match="DATA_LOSS"):
+        local.run([fail, *[partial(ran.append, i) for i in range(1_000_000)]])
+    seen = len(ran)
+    time.sleep(0.05)
+    assert len(ran) == seen < 1_000_000  # nobody writes any more

@@ -50,6 +50,8 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Storage:
                 tile, shard = TILES[part]
                 schema = ArraySchema(shape, dims, dtype, fill, tile, shard, level)
                 values = rng.integers(0, 200, shape).astype(dtype)
+                if dtype != "uint8":
+                    values[rng.random(shape) < 0.1] = np.nan
                 values[schema.slices(1)] = fill
                 staging = Staging(storage, f"{part}/{dtype}.{level}", {"": schema}, "d")
                 staging.begin()
@@ -76,10 +78,15 @@ def test_any_windows_equal_tensorstore(arrays: Storage, part: str, data: st.Data
     low = rng.integers(0, shape[-1] - width + 3, n)  # some end past the array
     kind = np.dtype("float32" if dtype != "uint8" else dtype)
     out = np.full((n, channels, width), 77, dtype=kind)
-    tiles = Tiles(str(arrays.path(array.path)), array.schema, array.stamp)
+    tiles, fill = (
+        Tiles(str(arrays.path(array.path)), array.schema, array.stamp),
+        data.draw(st.sampled_from([np.nan, -2])),
+    )
     with Reads() as reads:
-        reads.tasks(array, tiles.read(gene, cell, channel, low, array.present, out))
+        reads.tasks(array, tiles.read(gene, cell, channel, low, array.present, out, fill))
     whole = array.read().astype(kind)  # by TensorStore
+    if dtype != "uint8":
+        whole[np.isnan(whole)] = fill
     for block in np.flatnonzero(~array.present):
         whole[array.schema.slices(block)] = 77  # what lies in an empty shard is left as it is
     whole = whole.reshape(*whole.shape[:-1], *[1] * (4 - whole.ndim), whole.shape[-1])
@@ -107,6 +114,7 @@ def test_compressed_packs_and_float16_and_shards_of_cell_types(
     general = packed.read(which, 20)
     for part in ("sequence", "signal", "contacts"):
         np.testing.assert_array_equal(getattr(lean, part), getattr(general, part))
+    np.testing.assert_array_equal(packed.read(which, 20, fill=-1).signal, np.nan_to_num(lean.signal, nan=-1))
 
 
 def test_a_window_shifted_out_of_the_margin_is_an_error(toy: Toy, tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ def test_resident_batches_equal_those_of_the_store(toy: Toy, query: dict, strand
     for a, b, c in zip(lazy, resident, held, strict=True):
         same(a, b)
         same(a, c, 1e-6 if windows.query.resolution > 1 else 0.0)
+    every = np.arange(len(windows))
+    filled = np.nan_to_num(windows.read(every).signal)
+    for source in (windows, lazy.source, resident.source):
+        np.testing.assert_array_equal(source.read(every, fill=0.0).signal, filled)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8)])
