@@ -1,10 +1,10 @@
 """Compiled loops of the CPU backend: scan, gate, causal convolution and normalisation, forward and backward.
 
 The loops work on vectors of ``LANES`` channels, a type that is defined here because no compiler finds this shape by
-itself: vectors over channels outside, the state inside, so that what a position accumulates stays in registers and
-what a vector of channels carries along the sequence stays in the first-level cache. The exponential is a polynomial
-(relative error 1e-7). Everything is in one file because numba's cache watches that of the compiled
-function alone.
+itself. A scan goes chunk by chunk; within one, vectors of channels outside, entries of the state inside them, positions
+innermost: what an entry carries along the sequence stays in registers, and what the entries share of a chunk in the
+first-level cache. The exponential is a polynomial (relative error 1e-7). Everything is in one file because numba's
+cache watches that of the compiled function alone.
 
 Arrays are contiguous float32, ``(batch, length, channel)``, the channels a multiple of ``LANES``; an array that comes
 with a column (``z, z_at``) is read from that column of its rows on. ``tasks`` has rows
