@@ -14,6 +14,7 @@ from ingest.job import Item, Job, Pipeline
 from ingest.progress import Display
 
 _TIMEOUT = "10s"  # for a scheduler to answer
+_ALONE = "60s"  # without any worker, before the work is given up; one that died is replaced sooner
 _AHEAD = 2  # work items given out for each worker, so that none waits
 
 
@@ -151,7 +152,7 @@ def _result(future: Any, job: Job) -> None:
     except GenostoreError:
         raise
     except Exception as error:
-        if type(error).__name__ == "KilledWorker":
+        if type(error).__name__ in ("KilledWorker", "NoWorkerError"):
             files = ", ".join(str(source.path) for source in job.node.sources)
             raise WriteError(
                 f"{files}: worker processes died, several times, while they made {job.node.path} of it; either it is "
@@ -185,6 +186,7 @@ def crew(workers: int, scheduler: str | None) -> Iterator[Crew]:
         return
     import logging
 
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler is not None:
@@ -198,6 +200,8 @@ def crew(workers: int, scheduler: str | None) -> Iterator[Crew]:
             yield Processes(client)
         return
     with (
+        # Dask replaces a worker that dies, but not one that dies while it starts; without this the run would wait.
+        dask.config.set({"distributed.scheduler.no-workers-timeout": _ALONE}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from genostore.errors import SourceError, nearest
-from ingest.fetch import check_source, scheme
+from ingest.fetch import at_home, check_source, scheme
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -70,7 +70,7 @@ def located(source: str, folder: Path) -> str:
         except SourceError as error:
             raise ValueError(str(error)) from None
         return source
-    return os.path.normpath(folder / Path(source).expanduser())
+    return os.path.normpath(folder / at_home(source))
 
 
 def is_glob(source: str) -> bool:

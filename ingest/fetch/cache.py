@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from genostore.errors import SourceError
 from ingest.fetch.download import Progress, download, patiently, unwritable
-from ingest.fetch.names import URLS, check_source, file_name, redact, scheme, states_checksum
+from ingest.fetch.names import URLS, at_home, check_source, file_name, redact, scheme, states_checksum
 from ingest.fetch.portals import resolve
 
 _RECORD = "fetched.json"
@@ -30,7 +30,7 @@ def cache_folder() -> Path:
     """
     named = os.environ.get("GENOSTORE_CACHE")
     if named:
-        return Path(named).expanduser()
+        return at_home(named)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("genostore"))
@@ -80,7 +80,7 @@ def fetch(
     check_source(source)
     wanted = {name: digest.lower() for name, digest in (("sha256", sha256), ("md5", md5)) if digest}
     if not scheme(source):
-        return _local(Path(source).expanduser(), wanted)
+        return _local(at_home(source), wanted)
     folder = Path(cache if cache is not None else cache_folder()) / _key(source, wanted)
     found = _untouched(folder)
     if found is not None:  # without a lock, so that a read-only cache serves what it has
@@ -121,7 +121,7 @@ def cached(
     check_source(source)
     wanted = {name: digest.lower() for name, digest in (("sha256", sha256), ("md5", md5)) if digest}
     if not scheme(source):
-        return _local(Path(source).expanduser(), wanted)
+        return _local(at_home(source), wanted)
     return _untouched(Path(cache if cache is not None else cache_folder()) / _key(source, wanted))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from genostore.errors import SourceError
@@ -19,6 +19,14 @@ _ACCESSIONS = {
         "hf:owner/dataset/path, or hf:owner/dataset@revision/path",
     ),
 }
+
+
+def at_home(path: str) -> Path:
+    """Expand a leading ``~``; a path of a user who is not known stays as it is, and is told as a missing file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def scheme(source: str) -> str:

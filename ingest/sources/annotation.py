@@ -77,7 +77,7 @@ def read_annotation(path: Path, biotypes: Collection[str] | None, tss: Tss) -> l
             seen_biotypes[gene.biotype] += 1
             if biotypes is not None and gene.biotype not in biotypes:
                 continue
-            if gene.strand not in "+-":
+            if gene.strand not in ("+", "-"):
                 raise SourceError(
                     f"{path}: line {number}: gene {gene.id!r} has strand {gene.strand!r}, so it has no TSS; remove it, "
                     f"or choose biotypes without it: {shorten(line)}"
@@ -209,7 +209,7 @@ def _offer_transcript(path: Path, number: int, line: bytes, dialect: _Gtf | _Gff
     """Let a transcript give its gene the TSS if it is the best yet."""
     contig, start, end, strand, attributes = _fields(path, number, line, dialect)
     gene = genes.get(dialect.gene_of_transcript(attributes) or "")
-    if gene is None or contig != gene.contig:
+    if gene is None or (contig, strand) != (gene.contig, gene.strand):
         return
     rank = (_standing(attributes), start - end)  # the longest first; of equals the first in the file
     if gene.rank is None or rank < gene.rank:

@@ -13,7 +13,8 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +237,10 @@ def fuzz(kind: str, parse: Parser, files: list[Path], count: int, seed: int, kee
                 outcomes = [line.rstrip("\n") for line in lines]
             status = os.waitpid(child, 0)[1]
             for outcome in outcomes:
-                _count(row, outcome, kind, done, native, keep, case=None)
+                count_case(row, outcome, kind, done, native, keep)
                 done += 1
             if os.WIFSIGNALED(status):
-                _count(row, _ended(os.WTERMSIG(status)), kind, done, native, keep, case)
+                count_case(row, _ended(os.WTERMSIG(status)), kind, done, native, keep, case)
                 done += 1
     return row
 
@@ -248,7 +249,16 @@ def _ended(number: int) -> str:
     return f"hang of over {SECONDS} s" if number == signal.SIGALRM else f"crash: {signal.Signals(number).name}"
 
 
-def _count(row: Row, outcome: str, kind: str, number: int, native: bool, keep: Path | None, case: Path | None) -> None:
+def count_case(
+    row: Row,
+    outcome: str,
+    kind: str,
+    number: int,
+    native: bool = False,
+    keep: Path | None = None,
+    case: Path | None = None,
+) -> None:
+    """Enter what came of a case."""
     crash = outcome.startswith("crash")
     row.add("crash of the reader, contained in its child" if crash and native else outcome.split(":")[0])
     if outcome not in ("read", "refused") and not (crash and native):
@@ -288,18 +298,24 @@ def main() -> None:
     counts, seed = json.loads(sys.argv[1]), int(sys.argv[2])
     keep = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     every = parsers()
+    rows = []
+    with seeded(counts) as files:
+        for kind, n in counts.items():
+            rows.append(fuzz(kind, every[kind], files[kind], n, seed, keep))
+            print(rows[-1].plain(), file=sys.stderr, flush=True)
+    print(json.dumps([row.plain() for row in rows]))
+
+
+@contextmanager
+def seeded(kinds: Iterable[str]) -> Iterator[dict[str, list[Path]]]:
+    """Give good files of each kind."""
     with tempfile.TemporaryDirectory() as folder:
-        child = os.fork()  # writing the seeds starts threads, which a fork would not survive
+        child = os.fork()  # writing them starts threads, which a fork would not survive
         if child == 0:
             seeds(Path(folder))
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        files = {kind: [p for p in Path(folder).iterdir() if _is(kind, p)] for kind in counts}
-        rows = []
-        for kind, n in counts.items():
-            rows.append(fuzz(kind, every[kind], sorted(files[kind]), n, seed, keep))
-            print(rows[-1].plain(), file=sys.stderr, flush=True)
-    print(json.dumps([row.plain() for row in rows]))
+        yield {kind: sorted(p for p in Path(folder).iterdir() if _is(kind, p)) for kind in kinds}
 
 
 def _is(kind: str, path: Path) -> bool:

@@ -115,6 +115,7 @@ def draw(figures: dict[str, dict[Any, dict[str, float]]], path: Path) -> None:
                 axis.plot(counts, [top * n / counts[0] for n in counts], ":", color="grey", label="linear")
                 axis.set(xscale="log", yscale="log", xlabel=what, ylabel=unit, xticks=counts)
                 axis.set_xticks(counts, [f"{n:,}" for n in counts])
+                axis.set_ylim(top=20 * axis.get_ylim()[1])  # room for the legend
                 axis.minorticks_off()
-                axis.legend(frameon=False, fontsize=6)
+                axis.legend(frameon=False, fontsize=6, ncols=2)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from tests.reliability import corrupt, crash, fuzz, properties, soak, speeds, together
+from tests.reliability import corrupt, crash, fuzz, guided, properties, soak, speeds, together
 from tests.reliability.record import Row
 
 Study = Callable[[Path], Row | list[Row]]
@@ -34,6 +34,7 @@ FUZZ = {
     ".cool": 500,
     "chunk": 2_000,
 }
+GUIDED = {"region": 20_000, "catalogue": 6_000, "BED": 6_000, "GTF": 6_000, "table": 6_000, "bedGraph": 6_000}
 
 
 def examples(folder: Path, what: str, cases: SearchStrategy, check: Callable[..., int], count: int) -> Row:
@@ -80,6 +81,8 @@ def parts(scale: float) -> Iterator[tuple[str, Study]]:
     yield "nodes", corrupt.swapped_nodes
     for kind, cases in FUZZ.items():
         yield "fuzz", partial(fuzz_of, {kind: some(cases)})
+    for kind, cases in GUIDED.items() if guided.INSTALLED else ():
+        yield "guided", partial(guided_of, {kind: some(cases)})
     yield "examples", partial(examples_of, count=some(200, 8))
     yield "speeds", partial(speeds_of, count=some(150, 8))
     yield "together", together.together
@@ -96,6 +99,10 @@ def crash_of(kills: dict[str, int], _: Path) -> list[Row]:
 
 def fuzz_of(counts: dict[str, int], _: Path) -> list[Row]:
     return fuzz.study(counts)
+
+
+def guided_of(counts: dict[str, int], _: Path) -> list[Row]:
+    return guided.study(counts)
 
 
 def attempt(study: Study) -> tuple[list[dict[str, Any]], float]:

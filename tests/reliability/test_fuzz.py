@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 import subprocess
 import sys
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from genostore.errors import SourceError
+from genostore.errors import CatalogueError, SourceError
+from ingest.catalogue import load
 from ingest.sources.bedgraph import BedGraph
 from ingest.sources.bigwig import BigWig
+from ingest.sources.genes import read_genes
 from ingest.sources.tables import read_table
-from tests.ingest.small import CONTIGS, build_small
+from tests.ingest.small import CONTIGS, TRACKS, build_small
 from tests.reliability.fuzz import study
 
 COUNTS = {"region": 40, "catalogue": 40, "BED": 25, "GTF": 25, "table": 25, "bedGraph": 25, "FASTA": 20}
@@ -59,6 +63,21 @@ def test_text_that_once_raised_an_error_of_python(tmp_path: Path) -> None:
         BedGraph(tmp_path / "far.bedgraph").validate()
 
 
+def test_what_a_search_for_new_lines_of_code_found(tmp_path: Path) -> None:
+    for strand in ("", "+-"):  # each is a part of "+-", and once passed for a strand
+        (tmp_path / "a.gtf").write_text(f'chr1\tx\tgene\t1\t9\t.\t{strand}\t.\tgene_id "g";\n')
+        with pytest.raises(SourceError, match=f"gene 'g' has strand '{re.escape(strand)}', so it has no TSS"):
+            read_genes(tmp_path / "a.gtf")
+    other = 'chr1\tx\tgene\t1\t9\t.\t+\t.\tgene_id "g";\nchr1\tx\ttranscript\t2\t9\t.\t{}\t.\tgene_id "g";\n'
+    for strand, first in (("-", 0), (".", 0), ("+", 1)):  # a transcript of no strand, or another, tells no TSS
+        (tmp_path / "a.gtf").write_text(other.format(strand))
+        assert read_genes(tmp_path / "a.gtf", tss="canonical")["tss"].tolist() == [first]
+    small = build_small(tmp_path)
+    catalogue = small.catalogue(TRACKS.replace("dnase.bw", "~no.such.user/dnase.bw"))
+    with pytest.raises(CatalogueError, match=r"~no\.such\.user/dnase\.bw"):  # an error of Python's came through
+        load(catalogue)
+
+
 CRASH = """
 import ctypes, sys
 from genostore.contained import contained, note
@@ -87,25 +106,28 @@ def test_a_crash_of_native_code_is_told_with_the_files_name(how: str, code: int,
     assert done.stderr.startswith(said) if said else done.stderr == ""
 
 
-def test_a_worker_that_dies_is_told_with_the_files_name(tmp_path: Path) -> None:
-    small = build_small(tmp_path)
-    program = (
-        "import ctypes, ingest\n"
-        "from genostore.errors import WriteError\n"
-        "from ingest.nodes.track import TrackNode\n"
+@pytest.mark.parametrize("restart", [True, False], ids=["restarts", "dies as it starts"])
+def test_a_worker_that_dies_is_told_with_the_files_name(tmp_path: Path, restart: bool) -> None:
+    small, died = build_small(tmp_path), tmp_path / "died"
+    script, root, environment = tmp_path / "script.py", Path(__file__).parents[2], dict(os.environ)
+    script.write_text(
+        "import sys, ingest.workers\n"
         "from tests.reliability import deadly\n"
         "if __name__ == '__main__':\n"
-        "    deadly.run(__import__('sys').argv[1], __import__('sys').argv[2])\n"
+        f"    ingest.workers._ALONE = {'60s' if restart else '2s'!r}\n"
+        "    deadly.run(*sys.argv[1:])\n"
     )
-    script = tmp_path / "script.py"
-    script.write_text(program)
-    root = Path(__file__).parents[2]
+    if not restart:
+        preload = tmp_path / "preload.py"
+        preload.write_text(f"import os\nif os.path.exists({str(died)!r}): os._exit(1)\n")
+        environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = repr([str(preload)])
     done = subprocess.run(
-        [sys.executable, str(script), str(small.catalogue()), str(tmp_path / "s.zarr")],
+        [sys.executable, str(script), str(small.catalogue()), str(tmp_path / "s.zarr"), str(died)],
         capture_output=True,
         text=True,
         check=False,
-        env={**__import__("os").environ, "PYTHONPATH": str(root)},
+        timeout=300,
+        env={**environment, "PYTHONPATH": str(root)},
     )
     assert "dnase.bw: worker processes died, several times, while they made tracks/K562/DNase of it" in done.stdout, (
         done.stdout + done.stderr[-2_000:]
