@@ -90,7 +90,9 @@ class LengthStudy(Study):
             f"cut windows likewise. `longer`: MSE of a training length minus that of {reference:,} bp, whole windows. "
             "`truncated`: MSE on cut windows minus that on whole ones, same model. `genes_low, genes_high`: paired "
             "bootstrap over genes of the difference averaged over seeds; `seeds_low, seeds_high`: Student's t over "
-            "seeds. Both 95%. An interval about 0 says that no difference was found, not that there is none."
+            "seeds. Both 95%. An interval about 0 says that no difference was found, not that there is none. Between "
+            "windows shorter than what is averaged, a difference may be the average's: `--design center="
+            f"{min(self.design.lengths)}` averages the same positions at every length."
         ]
         whole = summary[summary["train_length"] == summary["test_length"]]
         for row in whole[whole["train_length"] != reference].itertuples():
