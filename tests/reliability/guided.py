@@ -51,6 +51,8 @@ def _search(parse: fuzz.Parser, corpus: Path, case: Path, count: int, seed: int,
     def one(data: bytes) -> None:
         case.write_bytes(data)
         outcome = fuzz.attempt(parse, case).replace("\n", " ")
+        if outcome not in ("read", "refused"):
+            outcome += f" of {data[:400]!r}"  # nothing makes the case again
         os.write(writing, f"{outcome}\n".encode())
 
     limits = (f"-rss_limit_mb={fuzz.MEMORY >> 20}", f"-timeout={fuzz.SECONDS}", "-max_len=65536")
