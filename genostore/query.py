@@ -241,7 +241,8 @@ def resolve_assays(
     out: list[str] = []
     for name in wanted:
         pair = [f"{name}+", f"{name}-"]
-        if name in store.assays:
+        # A track of this name spares looking through all the tracks there are.
+        if any(f"tracks/{c}/{name}" in store.entries for c in cell_types) or name in store.assays:
             out.append(name)
         elif all(p in store.assays for p in pair):
             out += pair

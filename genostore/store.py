@@ -116,12 +116,12 @@ class Store:
         """Lengths in bases by name, in the order of the genome axis."""
         return {c.name: c.length for c in self.genome}
 
-    @property
+    @cached_property
     def cell_types(self) -> list[str]:
         """Cell types of tracks and contacts, in alphabetical order."""
         return sorted({e["cell_type"] for e in self.entries.values() if e["kind"] in ("track", "contacts")})
 
-    @property
+    @cached_property
     def assays(self) -> list[str]:
         """Names of the tracks' assays (a stranded pair gives two), in alphabetical order."""
         return sorted({node.rsplit("/", 1)[1] for node in self._kind("track")})
