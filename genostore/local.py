@@ -305,14 +305,24 @@ def _buffers(chunk_bytes: int) -> tuple[Any, ...]:
 
 
 @cache
-def threads() -> int:
+def processors() -> int:
     """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """Count the threads that a read of this thread is worth: all processors, or its share; see :func:`share`."""
+    return max(1, processors() // getattr(_local, "readers", 1))
+
+
+def share(readers: int) -> None:
+    """Tell that this thread is one of several that read at the same time, and so leave the others their processors."""
+    _local.readers = readers
+
+
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads(), thread_name_prefix="genostore-decode")
+    return ThreadPoolExecutor(processors(), thread_name_prefix="genostore-decode")
 
 
 def run(tasks: list[Callable[[], None]]) -> None:

@@ -23,7 +23,7 @@ from genostore import index
 from genostore.disk import exchange, lock, put_folder, remove_tree, sync_tree, write_file, writing
 from genostore.errors import ConflictError, FormatError, QueryError, StaleError
 from genostore.folder import Folder
-from genostore.local import threads
+from genostore.local import processors, share
 from genostore.objects import Bucket
 from genostore.pack import COPIED, Pack, PackReader, changes
 from genostore.query import Ints
@@ -238,7 +238,7 @@ def write_pack(
     progress: Progress | None = None,
 ) -> Path | str:
     """Materialise windows; see :meth:`genostore.windows.Windows.pack`."""
-    workers = threads() if workers is None else workers
+    workers = processors() if workers is None else workers
     if workers < 1:
         raise QueryError(f"workers is {workers}; it is 1 or more")
     packing = Packing.of(windows, dtype, compress)
@@ -369,7 +369,7 @@ def _spread(workers: int, tasks: list[tuple[Any, ...]]) -> Iterator[int]:
             function(*arguments)
             yield 1
         return
-    with ThreadPoolExecutor(workers, "pack") as pool:
+    with ThreadPoolExecutor(workers, "pack", initializer=share, initargs=(workers,)) as pool:
         pending = {pool.submit(*task) for task in tasks}
         try:
             while pending:

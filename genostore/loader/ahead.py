@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from genostore import local
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -32,7 +34,7 @@ def ahead(read: Callable[[T], R], items: Iterable[T], threads: int, depth: int) 
     if not threads:
         yield from map(read, items)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="genostore-read")
+    pool = ThreadPoolExecutor(threads, "genostore-read", initializer=local.share, initargs=(threads,))
     pending: deque[Future[R]] = deque()
     try:
         for item in items:

@@ -11,7 +11,7 @@ import pandas as pd
 
 import genostore
 from genostore.genome import Genome
-from genostore.local import threads
+from genostore.local import processors
 from genostore.schema import position_array
 from genostore.staging import Staging, create
 from tests.objects.server import BUCKET, environment, serve, upload
@@ -63,7 +63,7 @@ def epochs_of(store: str, what: str, epochs: int, warm: int, more_files: int = 0
         row.notes.append(f"{name}: {start[name]:.0f} -> {value:.0f}")
     row.seen.update(dict.fromkeys(row.notes, 1))
     # Pools start their last workers when they are first busy; a leak would be one an epoch.
-    row.lost = int(end["threads"] > start["threads"] + threads() or end["files"] > start["files"] + more_files)
+    row.lost = int(end["threads"] > start["threads"] + processors() or end["files"] > start["files"] + more_files)
     row.wrong = int(end["MiB"] > 1.05 * start["MiB"] + 8)
     return row
 
