@@ -249,7 +249,7 @@ class ContactMap:
         with Reads() as reads:
             for offset, start in zip(contig_offset.tolist(), first.tolist(), strict=True):
                 contig = contigs[offset]
-                a, b = max(start, 0), min(start + n, contig.n_bins(self.bin_size))
+                a, b = max(start, 0), max(min(start + n, contig.n_bins(self.bin_size)), start, 0)
                 low = self.first_bin(contig)
                 block = self.band.empty((b - a, reach))
                 reads.block(self.band, (slice(low + a, low + b), slice(0, reach)), block)

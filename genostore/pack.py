@@ -220,8 +220,14 @@ class PackReader:
         first, n = contact_bins(self.query, chosen, row, chosen.anchor[row] - width // 2 + shift)
         packed = replace(self.query, width=self._packed)
         there, _ = contact_bins(packed, chosen, row, chosen.anchor[row] - self._packed // 2)
-        skip = first - there
-        square = len(self.pack.array("contacts").schema.shape) == 4
+        skip, shape = first - there, self.pack.array("contacts").schema.shape
+        beyond = np.flatnonzero(skip + n > shape[-1])
+        if beyond.size:  # not so in a pack of windows, but in one that was cut from a wider pack
+            raise QueryError(
+                f"pack {self.pack.path} holds {shape[-1]} bins of contacts a window, and that of "
+                f"{chosen.rows['id'].iloc[int(row[beyond[0]])]} wants {(skip + n).max()}; pack again from the store"
+            )
+        square = len(shape) == 4
         channel = skip[:, None] + np.arange(n) if square else np.zeros((len(row), 1), dtype=np.int64)
         out = buffers.full((len(row), channel.shape[1], n), np.nan, np.float32)
         self._submit(reads, "contacts", gene, place, channel, skip, out)

@@ -98,6 +98,8 @@ class Packing:
             contacts=windows.selection.contacts,
         )
         selection = store.windows(**vars(plain)).selection
+        if selection.contacts is not None and selection.contacts.flank is None:
+            selection = replace(selection, spare_bins=1)
         # Wider than the query, and perhaps than the contig: what lies off it is padded, as always.
         wide = replace(plain, width=query.width + 2 * query.jitter)
         reader = PackReader(store, wide, selection) if isinstance(store, Pack) else None

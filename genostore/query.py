@@ -147,6 +147,9 @@ class Selection:
         With the bin size filled in, or None.
     excluded
         Genes left out because their window overlaps a region of ``exclude``.
+    spare_bins
+        Of contacts, after those of a window: a pack keeps one, since a narrower window cut from it may begin so late
+        in its first bin that its last bin is the one after.
     """
 
     dim: str
@@ -166,6 +169,7 @@ class Selection:
     feature_values: NDArray[np.float32] | None
     contacts: Contacts | None
     excluded: int
+    spare_bins: int = 0
 
 
 def select(store: Store, query: Query) -> Selection:

@@ -142,7 +142,7 @@ def contact_bins(query: Query, chosen: Selection, row: Ints, start: Ints) -> tup
     width = query.width
     if asked.flank is not None:
         start, width = chosen.anchor[row] - asked.flank, 2 * asked.flank
-    return start // asked.bin_size, (width - 1) // asked.bin_size + 2
+    return start // asked.bin_size, (width - 1) // asked.bin_size + 2 + chosen.spare_bins
 
 
 class Windows:

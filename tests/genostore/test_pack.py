@@ -51,6 +51,20 @@ def test_a_pack_of_matrices(toy: Toy, tmp_path: Path) -> None:
     np.testing.assert_array_equal(windows.read(range(20)).contacts, packed.read(range(20)).contacts)
 
 
+@pytest.mark.parametrize("kind", ["profile", "matrix"])
+def test_every_cut_of_a_pack_has_the_bins_of_the_stores(toy: Toy, tmp_path: Path, kind: str) -> None:
+    contacts = Contacts("hic", 100, None, kind)
+    store = toy.open()
+    pack = genostore.open(store.windows(width=200, jitter=25, contacts=contacts, sequence=False).pack(tmp_path / "p"))
+    for width in (1, 101, 150, 200):
+        query = {"width": width, "contacts": contacts, "sequence": False, "assays": []}
+        windows, packed = store.windows(**query), pack.windows(**query)
+        room = 125 - (width + 1) // 2
+        for shift in range(-room, room + 1):
+            a, b = windows.read(range(len(windows)), shift), packed.read(range(len(windows)), shift)
+            np.testing.assert_array_equal(a.contacts, b.contacts, err_msg=f"{width} {shift}")
+
+
 def test_xarray_opens_a_pack(toy: Toy, pack: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Object at .* is not recognized")
