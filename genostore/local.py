@@ -30,7 +30,7 @@ ABSENT, SILENT = -1, -2  # as in genostore.kernels, which is not imported before
 Ints = NDArray[np.int64]
 _MAX_INDEXES = 4_096  # shards whose index is kept, of all arrays: 16 KiB each
 _MAX_FILES = 128
-_CHUNKS_A_THREAD = 16  # fewer are not worth a second thread
+_CHUNKS_A_THREAD = 64  # about half a millisecond; less is not worth a second thread
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -22,7 +22,7 @@ from genostore import local
 from genostore.schema import ArraySchema
 
 Ints = NDArray[np.int64]
-_BYTES_A_THREAD = 1 << 19  # less is not worth a second thread
+_BYTES_A_THREAD = 1 << 21  # about half a millisecond; less is not worth a second thread
 _MAX_OPEN = 256  # shards that one array keeps open
 
 
