@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import genostore
 from genostore import Contacts
 from genostore.errors import NotFoundError, QueryError
 
@@ -69,6 +71,25 @@ def test_the_filled_share_is_told_once(toy: Toy, caplog: pytest.LogCaptureFixtur
     assert len([r for r in caplog.records if "fills" in r.message]) == 1
     share = 100 * float((~batches[0].mask).float().mean())
     assert f"fills {share:.1f}% of the first batch" in caplog.text
+
+
+@pytest.mark.parametrize("speed", ["lazy", "packed", "resident"])
+def test_gaps_filled_on_the_way_are_those_filled_afterwards(toy: Toy, tmp_path: Path, speed: str) -> None:
+    query = {"width": 60, "jitter": 9, "assays": ASSAYS, "features": "all", "contacts": Contacts("hic", kind="profile")}
+    windows = toy.open().windows(**query)
+    if speed == "packed":
+        windows = genostore.open(windows.pack(tmp_path / "p")).windows(**query)
+    options = {"shuffle": "blocks", "block": 2, "buffer": 2, "reverse_complement": "random", "expand_contacts": True}
+    if speed == "resident":
+        options["resident"] = "ram"
+    filled, gaps = windows.loader(3, **options), windows.loader(3, missing="nan", **options)
+    gappy = set()
+    for a, b in zip([*filled, *filled], [*gaps, *gaps], strict=True):
+        for part in ("signal", "contacts", "features"):
+            values = getattr(b, part)
+            torch.testing.assert_close(getattr(a, part), values.nan_to_num(nan=0.0), rtol=0, atol=0)
+            gappy |= {part} if values.isnan().any() else set()
+    assert gappy >= {"signal", "contacts"}
 
 
 def test_strands_are_drawn_from_seed_and_epoch(toy: Toy) -> None:
