@@ -146,14 +146,19 @@ class Processes:
 
 
 def _result(future: Any, job: Job) -> None:
-    """Raise what the worker raised; a worker that died is told with the files that it read."""
+    """Raise what the worker raised; a worker that died is told with the files that it read, where that is known."""
     try:
         future.result()
     except GenostoreError:
         raise
     except Exception as error:
-        if type(error).__name__ in ("KilledWorker", "NoWorkerError"):
-            files = ", ".join(str(source.path) for source in job.node.sources)
+        name, files = type(error).__name__, ", ".join(str(source.path) for source in job.node.sources)
+        if name == "NoWorkerError":  # any work that waits is told so, whatever it was that the last worker died of
+            raise WriteError(
+                f"no worker process is left to make {job.node.path} of {files}, and new ones die as they start; run "
+                "again with --workers 1 to see what they die of. What is done is kept"
+            ) from error
+        if name == "KilledWorker":
             raise WriteError(
                 f"{files}: worker processes died, several times, while they made {job.node.path} of it; either it is "
                 "damaged so that the library that reads it crashes (fetch it again, or leave it out), or memory ran "
