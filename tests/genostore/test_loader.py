@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from genostore.errors import QueryError
 from genostore.order import Order
+from tests.alone import alone
 
 from .conftest import Toy
 
@@ -131,22 +132,22 @@ def test_spawned_dataloader_workers_share_the_epoch(toy: Toy) -> None:
 
 
 def test_a_forked_child_is_told_to_spawn(toy: Toy) -> None:
-    script = f"""
-import os, genostore
-windows = genostore.open({str(toy.path)!r}).windows(width=20)
-windows.read([0])
-if os.fork() == 0:
-    try:
+    script = """
+        import os, sys, genostore
+        windows = genostore.open(sys.argv[1]).windows(width=20)
         windows.read([0])
-    except genostore.errors.ForkError as error:
-        print(error, flush=True)
-        os._exit(7)
-    os._exit(0)
-print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
-    assert "multiprocessing_context='spawn'" in done.stdout
-    assert done.stdout.strip().endswith("7")
+        if os.fork() == 0:
+            try:
+                windows.read([0])
+            except genostore.errors.ForkError as error:
+                print(error, flush=True)
+                os._exit(7)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+    """
+    printed = alone(script, toy.path)
+    assert "multiprocessing_context='spawn'" in printed
+    assert printed.strip().endswith("7")
 
 
 def test_torchrun_ranks_read_each_sample_once(toy: Toy, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from genostore.errors import ForkError, QueryError, StaleError
+from genostore.errors import QueryError, StaleError
 from genostore.loader import Workers, budget
 from genostore.staging import remove
+from tests.alone import alone
 
 from .conftest import Toy
 
@@ -139,10 +140,17 @@ def test_the_remainder_of_ranks_is_left_out(toy: Toy) -> None:
 
 
 def test_a_forked_worker_is_told_to_spawn(toy: Toy) -> None:
-    loader = toy.open().windows(width=20).loader(3)
-    next(iter(loader))
-    with pytest.raises(ForkError, match="multiprocessing_context='spawn'"):
-        list(DataLoader(loader, batch_size=None, num_workers=1, multiprocessing_context="fork"))
+    script = """
+        import sys, genostore
+        from torch.utils.data import DataLoader
+        loader = genostore.open(sys.argv[1]).windows(width=20).loader(3)
+        next(iter(loader))
+        try:
+            list(DataLoader(loader, batch_size=None, num_workers=1, multiprocessing_context="fork"))
+        except genostore.errors.ForkError as error:
+            print(error)
+    """
+    assert "multiprocessing_context='spawn'" in alone(script, toy.path)
 
 
 def test_a_track_that_goes_is_told_once_and_leaves_no_thread(own_toy: Toy) -> None:

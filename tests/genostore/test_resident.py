@@ -23,6 +23,7 @@ from genostore.batch_kernels import gather_sequence, gather_signal
 from genostore.errors import QueryError
 from genostore.loader.resident import OnDevice
 from genostore.resident import Resident
+from tests.alone import alone
 
 from .conftest import Toy
 
@@ -229,9 +230,16 @@ def test_workers_share_the_parents_memory(toy: Toy, folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
     expected = [b.index.tolist() for b in loader]
     loader.set_epoch(0)
-    for context in ("spawn", "fork"):  # nothing of TensorStore is used, so that a fork does no harm
-        workers = DataLoader(loader, batch_size=None, num_workers=1, multiprocessing_context=context)
-        assert [b.index.tolist() for b in workers] == expected
+    workers = DataLoader(loader, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert [b.index.tolist() for b in workers] == expected
+    script = """
+        import sys, genostore
+        from torch.utils.data import DataLoader
+        loader = genostore.open(sys.argv[1]).windows(width=20).loader(3, shuffle=True, threads=0, resident="ram")
+        print([b.index.tolist() for b in DataLoader(loader, None, num_workers=1, multiprocessing_context="fork")])
+    """
+    # Nothing of TensorStore is used, so that a fork does no harm.
+    assert alone(script, toy.path).strip() == str(expected)
     assert {p.name for p in folder.iterdir()} == names
 
 

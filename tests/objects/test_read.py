@@ -19,7 +19,8 @@ import pandas as pd
 import pytest
 
 import genostore
-from genostore.errors import ForkError, FormatError, RemoteError
+from genostore.errors import FormatError, RemoteError
+from tests.alone import alone
 from tests.genostore.conftest import Toy
 
 from .conftest import S3
@@ -65,12 +66,17 @@ def test_a_store_on_s3_goes_to_other_processes(s3: S3, toy: Toy) -> None:
         np.testing.assert_array_equal(pool.apply(_read_elsewhere, (raw,)), expected)
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_is_told(s3: S3, toy: Toy) -> None:
-    url = s3.upload(toy.path, "toy.zarr")
-    genostore.open(url)
-    with multiprocessing.get_context("fork").Pool(1) as pool, pytest.raises(ForkError, match="spawn"):
-        pool.apply(genostore.open, (url,))
+    script = """
+        import multiprocessing, sys, genostore
+        genostore.open(sys.argv[1])
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            try:
+                pool.apply(genostore.open, (sys.argv[1],))
+            except genostore.errors.ForkError as error:
+                print(error)
+    """
+    assert "spawn" in alone(script, s3.upload(toy.path, "toy.zarr"))
 
 
 def test_public_data_need_no_credentials(s3: S3, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
