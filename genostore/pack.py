@@ -162,13 +162,14 @@ class PackReader:
 
     def __init__(self, pack: Pack, query: Query, selection: Selection) -> None:
         self.pack, self.query, self.selection = pack, query, selection
-        self.apart = all(
-            pack.tiles(part) is not None for part in ("sequence", "signal", "contacts") if part in pack.entries
-        )
         what = pack.description
         self._packed = what["width"] + 2 * what["jitter"]
         self._cells = np.array([what["cell_types"].index(c) for c in selection.cell_types], dtype=np.int64)
         self._channels = np.array([what["assays"].index(a) for a in selection.assays], dtype=np.int64)
+
+    def apart(self, parts: frozenset[str]) -> bool:
+        """A tile holds a window or a few small ones, on the lean path; see :class:`genostore.windows.Reader`."""
+        return all(self.pack.tiles(part) is not None for part in parts)
 
     def read(
         self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str] = PARTS, fill: float = math.nan

@@ -31,15 +31,11 @@ PARTS = frozenset({"sequence", "signal", "contacts"})
 
 
 class Reader(Protocol):
-    """Brings the parts of windows from where they are stored, on the reference strand.
+    """Brings the parts of windows from where they are stored, on the reference strand."""
 
-    Attributes
-    ----------
-    apart
-        Whether each window is stored apart, so that windows read together share no work.
-    """
-
-    apart: bool
+    def apart(self, parts: frozenset[str]) -> bool:
+        """Tell whether these parts of each window are stored apart, so that windows read together share no work."""
+        ...
 
     def read(
         self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str], fill: float = math.nan
@@ -68,10 +64,12 @@ class Reader(Protocol):
 class StoreReader:
     """Reads windows straight from the store's sharded arrays: one plan a batch, each chunk decoded once."""
 
-    apart = False
-
     def __init__(self, store: Store, query: Query, selection: Selection) -> None:
         self.store, self.query, self.selection = store, query, selection
+
+    def apart(self, parts: frozenset[str]) -> bool:
+        """Neighbouring windows share chunks; see :class:`Reader`."""
+        return False
 
     def read(
         self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str], fill: float = math.nan
@@ -430,13 +428,17 @@ class Windows:
         )
 
 
-def fill_gaps(signal: NDArray[np.float32], fill: float) -> int:
-    """Replace NaN in place, in memory that is contiguous, and count how many there were; 0 where NaN is the fill."""
+def fill_gaps(values: NDArray[np.float32], fill: float) -> int:
+    """Replace NaN in place, and count how many there were; 0 where NaN is the fill."""
     if math.isnan(fill):
         return 0
-    from genostore.batch_kernels import fill_missing
+    if values.flags.c_contiguous:
+        from genostore.batch_kernels import fill_missing
 
-    return int(fill_missing(signal.reshape(-1), np.float32(fill)))
+        return int(fill_missing(values.reshape(-1), np.float32(fill)))
+    silent = np.isnan(values)
+    values[silent] = fill
+    return int(silent.sum())
 
 
 def bin_signal(signal: NDArray[np.float32], resolution: int, aggregate: str) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from genostore import batch_kernels, buffers
@@ -57,13 +56,13 @@ class Finish:
         if self.fills_first:
             if batch.signal is not None and first:
                 values = batch.signal.transpose(0, 2, 1)  # as it lies in memory
-                filled = _fill(values[:first])
-                _fill(values[first:])
+                filled = fill_gaps(values[:first], 0)
+                fill_gaps(values[first:], 0)
                 self._report(filled / values[:first].size)
             if batch.features is not None:
-                _fill(batch.features)
+                fill_gaps(batch.features, 0)
             if batch.contacts is not None:
-                _fill(batch.contacts)
+                fill_gaps(batch.contacts, 0)
         if batch.sequence is not None and self.onehot:
             batch.sequence = batch_kernels.one_hot(batch.sequence)
         if self.expand and batch.contacts is not None:
@@ -116,14 +115,6 @@ class Finish:
                 f"{name} {labels[where[-1]]!r} of {cell_type} has no value for "
                 f"{row.get('id', row['contig'])}, and missing='error'; choose 'zero', 'mask' or 'nan'"
             )
-
-
-def _fill(values: NDArray[np.float32]) -> int:
-    if values.flags.c_contiguous:
-        return fill_gaps(values, 0)
-    silent = np.isnan(values)
-    values[silent] = 0
-    return int(silent.sum())
 
 
 def one_hot(codes: Tensor) -> Tensor:

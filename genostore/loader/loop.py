@@ -183,7 +183,7 @@ class Loader(IterableDataset[Batch]):
             threads=threads,
             prefetch=prefetch,
             together=min(self.order.load, max(1, len(self.order))),
-            apart=windows.reader.apart,
+            apart=windows.reader.apart(windows.parts),
             batches=len(self.order),
         )
         self.source: Source = windows

@@ -45,7 +45,7 @@ def train(store: Path, out: Path, say: Callable[[str], None] = str) -> dict[str,
 
 
 def together(folder: Path, writers: int = 8) -> Row:
-    """Train alone, among writers, and while a track of the training is overwritten; compare what comes of it."""
+    """Train alone and among writers; compare what comes of it."""
     row = Row("concurrency", f"a training run while {writers} processes add, overwrite and remove other tracks")
     simulate(folder / "files", genes=40, cell_types=1, seed=0)
     store, catalogue = folder / "s.zarr", folder / "files/catalog.yaml"
