@@ -251,7 +251,7 @@ def test_xarray_is_lazy_and_equal(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_xarray_cuts_blocks_of_many_genes(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     windows = toy.open().windows(width=40, assays=["DNase", "RNA"])
-    monkeypatch.setattr(genostore.lazy, "BLOCK_BYTES", 40 * 2 * 3 * 4 * 4)
+    monkeypatch.setattr("genostore.lazy.BLOCK_BYTES", 40 * 2 * 3 * 4 * 4)
     signal = windows.xarray()["signal"]
     assert signal.data.numblocks == (3, 1, 1, 1)
     expected = windows.read(range(20)).signal.reshape(10, 2, 40, 3).transpose(0, 1, 3, 2)
