@@ -230,10 +230,12 @@ def fit(
         When there is no run to resume, or the store lacks what is asked for.
     DivergedError
         When the loss is not finite; the best checkpoint so far is kept.
+    prism_model.room.RoomError
+        When a step does not fit into memory.
     """
     kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
     at = distributed.place()
-    with distributed.group(at, kind):
+    with distributed.group(at, kind), room.told():
         return _fit(config, Path(out), model, resume, at, kind, say if at.first else _silent)
 
 

@@ -15,7 +15,7 @@ from prism_model.data import Data
 from prism_model.metrics import correlation
 from prism_model.predict import Predictor
 from prism_model.studies import draw
-from prism_model.studies.base import Cell, Plain, Report, Study, Tables
+from prism_model.studies.base import Cell, Plain, Report, Study, StudyError, Tables
 from prism_model.studies.intervals import columns, over_genes, over_seeds
 from prism_model.studies.scoring import predictions
 
@@ -72,6 +72,8 @@ class AdjustmentStudy(Study):
     def report(self, tables: Tables) -> Report:
         """Each variant and branch against n = 0 at the same seeds."""
         summary = compare(tables["predictions"])
+        if "difference" not in summary or summary["difference"].isna().all():
+            raise StudyError("there is no model of n = 0 to compare with others")
         untrained = summary["variant"].str.contains("alpha=0,", regex=False) & (summary["branch"] != "original")
         figures = {"adjustment": draw.adjustment(summary[~untrained])}
         captions = {

@@ -25,7 +25,7 @@ from prism_model.attribution import channel_shares
 from prism_model.data import Data
 from prism_model.predict import Predictor
 from prism_model.studies import draw
-from prism_model.studies.base import Cell, Plain, Report, Study, Tables
+from prism_model.studies.base import Cell, Plain, Report, Study, StudyError, Tables
 from prism_model.studies.intervals import Interval, columns, over_genes, over_seeds
 from prism_model.studies.scoring import exchanged, mean_profile, predictions, shuffled, without
 
@@ -117,6 +117,8 @@ class BackgroundStudy(Study):
         errors = squared_errors(tables["predictions"])
         trained = trained_on(errors)
         summary = worth_and_dependence(errors)
+        if summary.empty or summary["excess"].isna().all():
+            raise StudyError("there is no model of all signals to compare with one that lacks some")
         shares = attributed(tables["attributions"]) if "attributions" in tables else None
         figures = {"worth_and_dependence": draw.worth_and_dependence(summary)}
         captions = {
@@ -143,7 +145,8 @@ class BackgroundStudy(Study):
             "dependence minus worth. Brackets `genes_low, genes_high`: paired bootstrap over genes of the difference "
             "averaged over seeds; `seeds_low, seeds_high`: Student's t over seeds. Both 95%."
         ]
-        for ninth, part in summary[summary["way"] == "shuffle"].groupby("ninth"):
+        shuffled = summary[(summary["way"] == "shuffle") & summary["excess"].notna()]
+        for ninth, part in shuffled.groupby("ninth"):
             for row in part.itertuples():
                 excess = Interval(row.excess, row.excess_genes_low, row.excess_genes_high)
                 verdict = "above 0" if excess.low > 0 else "below 0" if excess.high < 0 else "not told from 0"
@@ -185,13 +188,15 @@ def worth_and_dependence(errors: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for ninth, part in errors.groupby("ninth", sort=False):
         everything = part[part["all"] & (part["way"] == "none")]
+        if everything.empty:
+            continue
         channels = everything["signals"].iloc[0].split("+")
         without_it = {spelled([c for c in channels if c not in s.split("+")]): s for s in part["signals"].unique()}
         for (removed, way), changed in part[part["way"] != "none"].groupby(["removed", "way"], sort=False):
             dependence = _difference(changed, everything)
             if way == "shuffle":
                 dependence["error"] /= 2  # see above
-            other = part[(part["signals"] == without_it[removed]) & (part["way"] == "none")]
+            other = part[(part["signals"] == without_it.get(removed)) & (part["way"] == "none")]
             worth = _difference(other, everything)
             row = {"ninth": ninth, "removed": removed, "way": way} | _estimates("dependence", dependence)
             row |= _estimates("worth", worth) | _estimates("excess", _difference(dependence, worth))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from genostore.errors import QueryError
+from genostore.errors import GenostoreError, QueryError
 from prism_model.config import RunConfig, make_config
 from prism_model.data import Data
 from prism_model.settings import from_plain, merge, to_plain
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Plain = Mapping[str, Any]
 Tables = dict[str, "pd.DataFrame"]
+
+
+class StudyError(GenostoreError):
+    """Cells of a study that failed, or too few of them to compare anything."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,13 @@ class Study(ABC):
 
     @abstractmethod
     def report(self, tables: Tables) -> Report:
-        """Make of the tables of all cells what the study has to say."""
+        """Make of the tables of the cells, some of which may be missing, what the study has to say.
+
+        Raises
+        ------
+        StudyError
+            When no two of them can be compared.
+        """
 
     def contexts(self, n: int) -> Plain:
         """Settings of a model with so many contexts; none where the architecture has no such setting."""

@@ -118,7 +118,7 @@ def adjustment(summary: pd.DataFrame) -> Figure:
 
 def contexts(table: pd.DataFrame) -> Figure:
     """Contexts of each variant's first seed on their first two components."""
-    first = table[table["seed"] == table["seed"].iloc[0]]
+    first = table[table["seed"] == table.groupby("variant")["seed"].transform("first")]
     variants = list(dict.fromkeys(first["variant"]))
     made, axes = figure(2.6 * len(variants), 2.7, len(variants))
     with style():
@@ -135,10 +135,11 @@ def contexts(table: pd.DataFrame) -> Figure:
 
 def shift(summary: pd.DataFrame, against: pd.DataFrame, environments: list[str]) -> Figure:
     """Errors against those of the foreground alone, and how far predictions move with the state."""
-    against = against[against["against"] == against["against"].iloc[0]]
+    plain = against["against"].iloc[0]
+    against = against[against["against"] == plain]
     labels = list(dict.fromkeys(zip(summary["model"], summary["branch"], strict=True)))
     made, axes = figure(9.5, 0.9 + 0.36 * len(labels), 2, sharey=True)
-    panels = [("mse", against, "test MSE minus that of the foreground alone")]
+    panels = [("mse", against, f"test MSE minus that of {plain}")]
     panels += [("lean", summary, "rise of the prediction when the background opens")]
     colours = dict(zip(environments, (INK, *PALETTE[1:]), strict=False))
     with style():

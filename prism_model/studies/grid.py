@@ -1,5 +1,7 @@
 """Run a grid of cells: finished ones are skipped, the rest trained and measured, in parallel when asked.
 
+A cell that does not fit into memory is left for a later run, perhaps on a larger machine; the others go on.
+
 ::
 
     OUT/cells/NAME/run/            the run, as `prism train` makes it
@@ -9,36 +11,41 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from genostore.errors import ConflictError, GenostoreError
-from prism_model import runs
+from genostore.errors import ConflictError
+from prism_model import room, runs
 from prism_model.data import Data
 from prism_model.settings import to_plain
-from prism_model.studies.base import Cell, Study, Tables
+from prism_model.studies.base import Cell, Study, StudyError, Tables
 from prism_model.train import complete, fit
 
 DONE = "cell.json"
 
 
-class StudyError(GenostoreError):
-    """Cells of a study that failed."""
+class Ended(NamedTuple):
+    """How the work on a cell ended: well after so many seconds, or with an error."""
+
+    cell: Cell
+    seconds: float
+    error: BaseException | None
 
 
 def run_grid(
     study: Study, cells: list[Cell], out: Path, digest: str, *, workers: int, device: str, say: Callable[[str], None]
-) -> Tables:
-    """Train and measure the cells that are not finished, and gather the tables of all.
+) -> dict[str, str]:
+    """Train and measure the cells that are not finished.
 
     Parameters
     ----------
@@ -60,7 +67,7 @@ def run_grid(
     Returns
     -------
     dict
-        Table name to the rows of all cells, their labels first.
+        Name of each cell that does not fit into memory, and what it takes and there is.
 
     Raises
     ------
@@ -72,21 +79,25 @@ def run_grid(
     pending = [cell for cell in cells if not finished(out, cell, digest)]
     say(f"{study.name}: {len(cells)} runs, {len(cells) - len(pending)} of them finished already")
     failed: dict[str, str] = {}
+    unfit: dict[str, str] = {}
     done = len(cells) - len(pending)
-    for name, seconds, problem in _results(study, pending, out, digest, workers, device):
-        if problem is None:
+    for cell, seconds, error in _results(study, pending, out, digest, workers, device):
+        if error is None:
             done += 1
-            say(f"{done}/{len(cells)}  {name}  {seconds:.0f} s")
+            say(f"{done}/{len(cells)}  {cell.name}  {seconds:.0f} s")
+        elif isinstance(error, room.RoomError):
+            unfit[cell.name] = str(error)
+            say(f"{cell.name} not run: {error}")
         else:
-            failed[name] = problem
-            say(f"{name} failed: {problem}")
+            failed[cell.name] = f"{type(error).__name__}: {error}"
+            say(f"{cell.name} failed: {failed[cell.name]}")
     if failed:
         shown = "; ".join(f"{name}: {problem}" for name, problem in list(failed.items())[:3])
         raise StudyError(
             f"{len(failed)} of {len(cells)} runs failed ({shown}). Their logs are {out / 'cells'}/NAME/log.txt; "
             f"the same command again runs these alone"
         )
-    return gather(out, cells)
+    return unfit
 
 
 def finished(out: Path, cell: Cell, digest: str) -> bool:
@@ -105,7 +116,7 @@ def finished(out: Path, cell: Cell, digest: str) -> bool:
 
 
 def gather(out: Path, cells: list[Cell]) -> Tables:
-    """Read the tables of finished cells."""
+    """Read the tables of finished cells: name to the rows of all, their labels first."""
     parts: dict[str, list[pd.DataFrame]] = {}
     for cell in cells:
         for path in sorted((out / "cells" / cell.name).glob("*.parquet")):
@@ -121,30 +132,45 @@ def _identity(cell: Cell, digest: str) -> dict[str, Any]:
     return json.loads(json.dumps({"labels": cell.labels, "settings": config, "data": digest}))
 
 
-def _results(study: Study, pending: list[Cell], out: Path, digest: str, workers: int, device: str) -> Any:
-    """Yield name, seconds and problem (or None) of each cell, as they end."""
-    if workers == 1:
-        for cell in pending:
-            yield cell.name, run_cell(study, cell, out, digest, device), None
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads,)) as pool:
-        waiting = {pool.submit(run_cell, study, cell, out, digest, device): cell.name for cell in pending}
-        for future in as_completed(waiting):
-            error = future.exception()
-            problem = None if error is None else f"{type(error).__name__}: {error}"
-            yield waiting[future], future.result() if error is None else 0.0, problem
+def _results(study: Study, pending: list[Cell], out: Path, digest: str, workers: int, device: str) -> Iterator[Ended]:
+    """Work on cells, and tell how each ended."""
+    alone = pending if workers == 1 else []
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads, workers)) as pool:
+            waiting = {pool.submit(run_cell, study, cell, out, digest, device): cell for cell in pending}
+            for future in as_completed(waiting):
+                error = future.exception()
+                if isinstance(error, room.RoomError):
+                    alone.append(waiting[future])  # there may be room for it when nothing runs beside it
+                else:
+                    yield Ended(waiting[future], 0.0 if error else future.result(), error)
+    for cell in sorted(alone, key=pending.index):
+        seconds, why = 0.0, None
+        try:
+            seconds = run_cell(study, cell, out, digest, device)
+        except room.RoomError as error:
+            why = room.RoomError(str(error))  # without the frames of the other, which hold what took the memory
+        except Exception as error:
+            if workers == 1:
+                raise  # to where a debugger sees it
+            yield Ended(cell, 0.0, error)
+            continue
+        if why:
+            gc.collect()
+        yield Ended(cell, seconds, why)
 
 
-def _begin(threads: int) -> None:
-    """Give a worker its share of the cores."""
+def _begin(threads: int, workers: int) -> None:
+    """Give a worker its share of the cores and of the memory."""
     import numba
     import torch
 
     from prism_model.memory import keep_freed_memory
 
     keep_freed_memory()
+    room.share(workers)
     torch.set_num_threads(threads)
     numba.set_num_threads(threads)
 
@@ -156,6 +182,11 @@ def run_cell(study: Study, cell: Cell, out: Path, digest: str, device: str) -> f
     -------
     float
         Seconds.
+
+    Raises
+    ------
+    prism_model.room.RoomError
+        When it does not fit into memory.
     """
     began = time.monotonic()
     folder = out / "cells" / cell.name
@@ -170,8 +201,14 @@ def run_cell(study: Study, cell: Cell, out: Path, digest: str, device: str) -> f
             log.write(line + "\n")
             log.flush()
 
-        fit(cell.config, run, resume=begun, device=device, say=say)
-    for name, table in study.measure(cell, run, device).items():
+        try:
+            with room.told():
+                fit(cell.config, run, resume=begun, device=device, say=say)
+                measured = study.measure(cell, run, device)
+        except room.RoomError as error:
+            say(str(error))
+            raise
+    for name, table in measured.items():
         part = folder / f".{name}.part"
         table.to_parquet(part, index=False)
         part.replace(folder / f"{name}.parquet")

@@ -31,7 +31,7 @@ def over_seeds(values: ArrayLike) -> Interval:
 
     x = np.asarray(values, dtype=np.float64)
     if len(x) < 2:
-        return Interval(float(x.mean()), math.nan, math.nan)
+        return Interval(float(x.mean()) if len(x) else math.nan, math.nan, math.nan)
     half = float(t.ppf(0.5 + LEVEL / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
     return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
 
@@ -65,6 +65,8 @@ def over_genes(
         The statistic on the samples as they are, and its 2.5th and 97.5th percentiles over the draws.
     """
     x = np.asarray(values, dtype=np.float64)
+    if not len(x):
+        return Interval(math.nan, math.nan, math.nan)
     which = pd.factorize(np.asarray(groups))[0]
     n = int(which.max()) + 1
     of = statistic or weighted_mean

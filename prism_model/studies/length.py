@@ -12,7 +12,7 @@ from genostore.errors import QueryError
 from prism_model.data import Data
 from prism_model.predict import Predictor
 from prism_model.studies import draw
-from prism_model.studies.base import Cell, Plain, Report, Study, Tables
+from prism_model.studies.base import Cell, Plain, Report, Study, StudyError, Tables
 from prism_model.studies.intervals import columns, over_genes, over_seeds
 from prism_model.studies.scoring import centred, pooled_over, predictions
 
@@ -75,7 +75,10 @@ class LengthStudy(Study):
         """MSE of each pair of lengths; against the best short training, and against the whole window."""
         table = tables["predictions"]
         table = table.assign(error=(table["original"] - table["observed"]) ** 2)
-        reference = 2_000 if 2_000 in self.design.lengths else min(self.design.lengths)
+        lengths = set(table["train_length"])
+        if len(lengths) < 2:
+            raise StudyError("there are no two lengths to compare")
+        reference = 2_000 if 2_000 in lengths else min(lengths)
         summary = lengths_crossed(table, reference)
         figures = {"length": draw.length(summary)}
         captions = {
@@ -95,7 +98,7 @@ class LengthStudy(Study):
             f"{min(self.design.lengths)}` averages the same positions at every length."
         ]
         whole = summary[summary["train_length"] == summary["test_length"]]
-        for row in whole[whole["train_length"] != reference].itertuples():
+        for row in whole.dropna(subset=["longer"]).itertuples():
             low, high = row.longer_genes_low, row.longer_genes_high
             verdict = "lower" if high < 0 else "higher" if low > 0 else "not told apart"
             text.append(

@@ -13,8 +13,8 @@ from prism_model import runs
 from prism_model.data import Data
 from prism_model.models.registry import build
 from prism_model.settings import to_plain
-from prism_model.studies.base import Cell, Report, Study
-from prism_model.studies.grid import run_grid
+from prism_model.studies.base import Cell, Report, Study, StudyError, Tables
+from prism_model.studies.grid import gather, run_grid
 from prism_model.train import complete
 
 DECIMALS = 5
@@ -62,13 +62,16 @@ def run_study(
         When the folder holds cells of other settings or data.
     genostore.errors.QueryError
         When the model takes whole batches, or the store lacks what the design needs.
+    prism_model.studies.base.StudyError
+        When a run failed, or so few fit into memory that nothing can be compared.
     """
     out = Path(out)
     cells = study.cells(data)
     _refuse_whole_batches(cells[0])
     digest = data.digest()["sha256"]
-    tables = run_grid(study, cells, out, digest, workers=workers, device=device, say=say)
-    report = study.report(tables)
+    unfit = run_grid(study, cells, out, digest, workers=workers, device=device, say=say)
+    tables = gather(out, [cell for cell in cells if cell.name not in unfit])
+    report = _report(study, tables, unfit)
     (out / "tables").mkdir(exist_ok=True)
     (out / "figures").mkdir(exist_ok=True)
     for name, table in tables.items():
@@ -86,13 +89,29 @@ def run_study(
         "base": to_plain(study.base),
         "data": digest,
         "cells": [cell.name for cell in cells],
+        "not_run": unfit,
         "code": runs.code_version(),
         "command": command,
     }
     runs.write_json(out / "study.json", about)
     page = out / "report.md"
-    page.write_text(_page(study, data, cells, report, command))
+    page.write_text(_page(study, data, cells, report, unfit, command))
     return page
+
+
+def _report(study: Study, tables: Tables, unfit: dict[str, str]) -> Report:
+    try:
+        if not tables:
+            raise StudyError("no run fits into memory")
+        return study.report(tables)
+    except StudyError as error:
+        if not unfit:
+            raise
+        name, why = next(iter(unfit.items()))
+        raise StudyError(
+            f"{error}: {len(unfit)} were not run ({name}: {why}). What is finished is kept, and the same command goes "
+            f"on where there is more memory"
+        ) from error
 
 
 def _refuse_whole_batches(cell: Cell) -> None:
@@ -104,21 +123,31 @@ def _refuse_whole_batches(cell: Cell) -> None:
         )
 
 
-def _page(study: Study, data: Data, cells: list[Cell], report: Report, command: str) -> str:
+def _page(study: Study, data: Data, cells: list[Cell], report: Report, unfit: dict[str, str], command: str) -> str:
     c, t = study.base.data, study.base.train
     length = f"{t.epochs} epochs" if t.epochs else f"{t.steps:,} steps"
     lines = [f"# {study.title}", ""]
     if command:
         lines += ["```", command, "```", ""]
     sizes = {split: len(data.windows(split)) for split in ("train", "valid", "test")}
+    count = f"{len(cells) - len(unfit)} of {len(cells)}" if unfit else str(len(cells))
     lines += [
-        f"{len(cells)} runs, seeds {', '.join(map(str, study.seeds))}. {data.store.genome.name}, "
+        f"{count} runs, seeds {', '.join(map(str, study.seeds))}. {data.store.genome.name}, "
         f"{', '.join(c.cell_types or ())}; {sizes['train']:,} samples to train, {sizes['valid']:,} to choose the "
         f"checkpoint, {sizes['test']:,} to test; label {c.expression}; signals {', '.join(data.channels) or 'none'}; "
         f"features {', '.join(data.features) or 'none'}. The same in all runs: {_shared(cells)}, {length} of batch "
         f"{t.batch_size}.",
         "",
     ]
+    if unfit:
+        lines += [
+            f"**Not run: {len(unfit)} of the {len(cells)} runs, which do not fit into memory.** Figures are of the "
+            "seeds that were run, differences of those that both sides have. The same command, where there is more "
+            "memory, runs these alone.",
+            "",
+            *(f"- {name}: {why}." for name, why in unfit.items()),
+            "",
+        ]
     for paragraph in report.text:
         lines += [paragraph] if paragraph.startswith("- ") else ["", paragraph, ""]
     lines += ["", "## Summary", "", markdown(report.summary), ""]

@@ -20,7 +20,7 @@ from prism_model.config import RunConfig
 from prism_model.data import Data
 from prism_model.predict import Predictor
 from prism_model.studies import draw
-from prism_model.studies.base import Cell, Plain, Report, Study, Tables
+from prism_model.studies.base import Cell, Plain, Report, Study, StudyError, Tables
 from prism_model.studies.intervals import columns, over_genes, over_seeds
 from prism_model.studies.scoring import drawn, exchanged, predictions
 
@@ -146,6 +146,8 @@ class ShiftStudy(Study):
         long = tidy(tables["predictions"], truth)
         summary = leaning(long, self.environments)
         against = compared(long, self.environments)
+        if against.empty or against["mse"].isna().all():
+            raise StudyError(f"there is neither {FOREGROUND} nor {ALL} to compare with others")
         figures = {"shift": draw.shift(summary, against, [e.name for e in self.environments])}
         captions = {
             "shift": "Left: test MSE minus that of the foreground alone, same genes. Right: how much a prediction "
@@ -181,7 +183,7 @@ class ShiftStudy(Study):
             "**Against the foreground alone and all signals with n = 0**, same genes and seeds: differences of MSE. "
             "Brackets: over neighbourhoods, over seeds. The table `compared` has those of lean too."
         )
-        for row in against[~against["branch"].str.endswith("drawn")].itertuples():
+        for row in against[~against["branch"].str.endswith("drawn") & against["mse"].notna()].itertuples():
             verdict = "lower" if row.mse_genes_high < 0 else "higher" if row.mse_genes_low > 0 else "not told apart"
             text.append(
                 f"- {row.environment}: {row.model}, {row.branch}, against {row.against}: MSE {row.mse:+.4f} "
@@ -252,7 +254,9 @@ def compared(long: pd.DataFrame, environments: tuple[Environment, ...]) -> pd.Da
     home = environments[0].name
     rows = []
     for against in (FOREGROUND, ALL):
-        plain = of[against, "original"]
+        plain = of.get((against, "original"))
+        if plain is None:
+            continue
         for (model, branch), part in of.items():
             if model == against:
                 continue

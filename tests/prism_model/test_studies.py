@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from prism_model.settings import from_plain
 from prism_model.studies import draw
 from prism_model.studies.adjustment import AdjustmentDesign, AdjustmentStudy
 from prism_model.studies.background import BackgroundStudy, spelled, squared_errors, trained_on, worth_and_dependence
-from prism_model.studies.base import Cell, base_config, resolved
+from prism_model.studies.base import Cell, StudyError, base_config, resolved
 from prism_model.studies.intervals import over_genes, over_seeds
 from prism_model.studies.length import LengthDesign, LengthStudy, lengths_crossed
 from prism_model.studies.run import markdown
@@ -42,6 +43,7 @@ from prism_model.studies.scoring import (
 )
 from prism_model.studies.shift import Environment, ShiftDesign, ShiftStudy, compared, leaning, slope, tidy
 from prism_model.train import fit
+from tests.prism_model.limits import at_most
 
 TINY = ["--set", "model.d_model=4", "--set", "train.batch_size=32", "--device", "cpu", "--quick"]
 
@@ -228,6 +230,10 @@ def test_leaning_by_hand() -> None:
     assert row["mse_seeds_low"] == pytest.approx(expected)  # both seeds are alike
     summary = leaning(both, environments)
     assert draw.shift(summary, against.reset_index(), ["training", "broken"]).axes
+    foreground = both[both["model"] == "foreground, n=0"]
+    assert compared(foreground, environments).empty  # nothing to set it against
+    other = compared(both.assign(model=both["model"].replace("foreground, n=0", "Prism, n=2")), environments)
+    assert set(other["against"]) == {"all, n=0"}
 
 
 def test_the_grids(tiny_store: Path) -> None:
@@ -283,6 +289,49 @@ def test_a_study_from_the_command_resumes(tiny_store: Path, tmp_path: Path) -> N
     assert "is of other settings than this study asks for" in other.output
 
 
+def test_what_does_not_fit_is_named_and_the_others_are_compared(tiny_store: Path, tmp_path: Path) -> None:
+    """A batch of 1,000 is counted as such; the 60 samples there are need no more than a moment."""
+    out = tmp_path / "s"
+    arguments = ["study", "length", tiny_store, "--out", out, "--seeds", "2", *TINY, "--set", "train.batch_size=1000"]
+    arguments += ["--design", "lengths=[64,128,960]"]
+    with at_most(1_200 * 2**20):
+        done = command(*arguments)
+    assert done.exit_code == 0, done.output
+    why = r"a training step of 1000 windows of 960 bases takes about 2\.\d GiB, and 1\.\d GiB are free; a batch of \d+"
+    assert re.search(rf"^960-seed2 not run: {why}", done.output, re.MULTILINE)
+    assert set(pd.read_csv(out / "summary.csv")["train_length"]) == {64, 128}
+    page = (out / "report.md").read_text()
+    assert "2 of 3 runs, seeds 2." in page
+    assert "**Not run: 1 of the 3 runs, which do not fit into memory.**" in page
+    assert re.search(rf"^- 960-seed2: {why}", page, re.MULTILINE)
+    assert list(json.loads((out / "study.json").read_text())["not_run"]) == ["960-seed2"]
+
+    with at_most(3_000 * 2**20):  # enough for it alone, and not for two such
+        done = command(*arguments, "--workers", "2")
+    assert done.exit_code == 0, done.output
+    assert "length: 3 runs, 2 of them finished already\n3/3  960-seed2" in done.output
+    refused, *_, last = (out / "cells/960-seed2/log.txt").read_text().splitlines()[1:]
+    assert "GiB are free" in refused
+    assert last.startswith("finished at step")
+    assert "GiB are free to each of 2 processes" in (out / "cells/960-seed2/log.txt").read_text()
+    assert set(pd.read_csv(out / "summary.csv")["train_length"]) == {64, 128, 960}
+    assert "Not run" not in (out / "report.md").read_text()
+    assert json.loads((out / "study.json").read_text())["not_run"] == {}
+
+
+def test_a_study_of_which_too_little_fits_says_so(tiny_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    arguments = ["study", "length", tiny_store, "--out", out, "--seeds", "2", *TINY, "--set", "train.batch_size=1000"]
+    with at_most(600 * 2**20):
+        done = command(*arguments, "--design", "lengths=[64,960,2000]")
+        none = command(*arguments, "--design", "lengths=[960,2000]")
+    assert done.exit_code == none.exit_code == 1
+    assert "there are no two lengths to compare: 2 were not run (960-seed2: a training step of 1000" in done.output
+    assert (out / "cells/64-seed2/cell.json").is_file()
+    assert "no run fits into memory: 2 were not run (960-seed2: a training step" in none.output
+    assert not (out / "report.md").exists()
+
+
 def test_a_cell_that_fails_leaves_the_others(tiny_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     arguments = ["study", "adjustment", tiny_store, "--out", out, "--seeds", "2", *TINY, "--workers", "2"]
@@ -311,6 +360,20 @@ def test_the_adjustment(tiny_store: Path, tmp_path: Path) -> None:
     assert 0 <= seen.loc["n=2", "between_samples"] <= 1
     assert (tmp_path / "figures/contexts.png").is_file()
 
+    # As if some runs had not fitted into memory.
+    tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "tables").glob("*.parquet")}
+    base, _ = resolved(base_config(str(tiny_store), "quick"))
+    study = AdjustmentStudy(AdjustmentDesign(), base, (2, 22))
+    plain = (tables["predictions"]["variant"] == "n=0").to_numpy()
+    second = (tables["predictions"]["seed"] == 22).to_numpy()
+    found = study.report(tables | {"predictions": tables["predictions"][~(plain & second)]}).summary
+    found = found.set_index(["variant", "branch"]).loc[("n=2", "adjusted")]
+    first = tables["predictions"][~second].groupby("variant")
+    mse = first.apply(lambda t: (t["adjusted" if t.name != "n=0" else "original"] - t["observed"]).pow(2).mean())
+    assert found["difference"] == pytest.approx(mse["n=2"] - mse["n=0"], rel=1e-4)
+    with pytest.raises(StudyError, match="there is no model of n = 0 to compare with others"):
+        study.report(tables | {"predictions": tables["predictions"][~plain]})
+
 
 def test_the_background(tiny_store: Path, tmp_path: Path) -> None:
     done = command("study", "background", tiny_store, "--out", tmp_path, "--seeds", "2", *TINY)
@@ -320,6 +383,19 @@ def test_the_background(tiny_store: Path, tmp_path: Path) -> None:
     shares = pd.read_csv(tmp_path / "tables/attributed.csv").set_index("input")["contribution"]
     assert set(shares.index) == {"sequence", "H3K27ac", "DNase", "hic", "CDSLEN"}
     assert "H3K27ac (without the ninth feature): worth" in (tmp_path / "report.md").read_text()
+
+    # As if some runs had not fitted into memory.
+    tables = {path.stem: pd.read_parquet(path) for path in (tmp_path / "tables").glob("*.parquet")}
+    base, _ = resolved(base_config(str(tiny_store), "quick"))
+    study = BackgroundStudy(BackgroundStudy.design_type(), base, (2,))
+    rows = tables.pop("predictions")
+    report = study.report(tables | {"predictions": rows[rows["signals"] != "H3K27ac+DNase"]})
+    lacking = report.summary.set_index("removed")["excess"].isna()
+    assert set(lacking[lacking].index) == {"hic"}
+    assert not any(line.startswith("- hic (") for line in report.text)
+    assert sum(line.startswith("- ") for line in report.text) == 6
+    with pytest.raises(StudyError, match="there is no model of all signals to compare"):
+        study.report(tables | {"predictions": rows[~rows["all"]]})
 
 
 def test_a_table_in_markdown() -> None:
