@@ -40,7 +40,7 @@ def make(config: RunConfig, folder: Path, columns: list[str]) -> list[Logger]:
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False))
     if "wandb" in config.train.loggers:
         # Mode, project and key come from the user's environment (WANDB_MODE=offline, WANDB_PROJECT ...).
-        wandb = WandbLogger(
+        wandb = WandbLog(
             name=folder.resolve().name,
             save_dir=folder,
             project=os.environ.get("WANDB_PROJECT", "prism"),
@@ -49,6 +49,26 @@ def make(config: RunConfig, folder: Path, columns: list[str]) -> list[Logger]:
         )
         loggers.append(wandb)
     return loggers
+
+
+class WandbLog(WandbLogger):  # type: ignore[misc]
+    """Weights & Biases, whose run ends with the training: the next one of this process, of another seed, has its own.
+
+    A run that the user began before is written to as it is, and left open.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        import wandb
+
+        super().__init__(**options)
+        self._own = wandb.run is None
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """End the run; all that was logged is then on disk or sent."""
+        super().finalize(status)
+        if self._own and self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
 
 
 class CsvLog(Logger):  # type: ignore[misc]
