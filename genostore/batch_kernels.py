@@ -5,15 +5,15 @@ They hold no lock and start no threads: the loader's own threads call them.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from genostore import buffers
+from genostore.compiled import njit
 from genostore.machine import FLOAT32, word, write_values
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def gather_signal(
     planes: NDArray[np.int64],
     kind: int,
@@ -64,7 +64,7 @@ def gather_signal(
             write_values(to, source, n, kind, reverse[b], fill, soon)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def gather_sequence(
     codes: NDArray[np.uint8],
     start: NDArray[np.int64],
@@ -91,7 +91,7 @@ def gather_sequence(
             row[first:last] = codes[start[b] + first : start[b] + last]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def fill_missing(values: NDArray[np.float32], fill: np.float32) -> int:
     """Replace NaN in place, and count how many there were."""
     filled = 0
@@ -105,7 +105,7 @@ def fill_missing(values: NDArray[np.float32], fill: np.float32) -> int:
 _ROWS = np.eye(5, 4, dtype=np.float32).view(np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def spell(codes: NDArray[np.uint8], rows: NDArray[np.uint64], out: NDArray[np.uint64]) -> None:
     """Look up the row of each code; a row of four floats is two words."""
     for i in range(codes.size):
@@ -120,7 +120,7 @@ def one_hot(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def spread_bins(
     bins: NDArray[np.float32], origin: NDArray[np.int64], bin_size: int, beyond: np.float32, out: NDArray[np.float32]
 ) -> None:

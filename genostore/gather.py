@@ -7,10 +7,10 @@ where it is wanted, gaps filled on the way. It holds no lock.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from genostore.compiled import njit
 from genostore.machine import FLOAT16, FLOAT32, call3, call4, crc32c, load32, load64, move, word, write_values
 from genostore.zstd import PADDING, Workspace, unpack
 
@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 GAP = 1 << 12  # bytes between tiles that are read rather than skipped
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def gather(
     functions: Ints,
     order: Ints,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from genostore.compiled import njit
 from genostore.machine import call4, crc32c, fill32, load32, move, part, store8, word
 from genostore.zstd import PADDING, Workspace, unpack
 
@@ -40,7 +40,7 @@ def room(chunk_bytes: int) -> int:
     return max(_READ_AT_ONCE, _greatest(chunk_bytes)) + 2 * PADDING
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def gather(
     pread: int,
     decompress: int,

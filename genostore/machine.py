@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
@@ -15,10 +14,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from genostore.compiled import njit
+
 _WORD = ir.IntType(64)
 
 # For functions that only compiled ones call: without the wrappers that Python would need, they compile faster.
-part = numba.njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+part = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -290,11 +291,11 @@ if _CRC is not None:
     _crc8, _crc1 = _crc_step(_CRC[0], True), _crc_step(_CRC[1], False)
 else:
 
-    @numba.njit(cache=True, nogil=True)
+    @njit(cache=True, nogil=True)
     def _crc1(crc: int, byte: int) -> int:
         return _TABLE[(crc ^ byte) & 255] ^ (crc >> 8)
 
-    @numba.njit(cache=True, nogil=True)
+    @njit(cache=True, nogil=True)
     def _crc8(crc: int, word: int) -> int:
         for _ in range(8):
             crc = _TABLE[(crc ^ word) & 255] ^ (crc >> 8)
@@ -302,7 +303,7 @@ else:
         return crc
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def crc32c(address: int, n: int) -> int:
     """CRC-32C of n bytes."""
     crc, at, end = word(0xFFFFFFFF), address, address + n

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from genostore.compiled import njit
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 # The histogram's bins are the upper 16 bits of a float32 (sign, exponent, 7 bits of mantissa), so a quantile is
@@ -21,7 +22,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 QUANTILE_RELATIVE_ERROR = 2.0**-8
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _scan(values: NDArray[np.float32], histogram: NDArray[np.int64]) -> tuple[int, int, float, float, float, float]:
     bits = values.view(np.uint32)
     count, infinite, total, squares = 0, 0, 0.0, 0.0

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
+
+from genostore.compiled import njit
 
 LANES = 32
 """Channels of a vector: two registers of AVX-512, four of AVX2. Fewer reload the constants more often."""

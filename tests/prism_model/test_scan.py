@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -136,6 +137,32 @@ def test_threads_share_the_work_without_changing_it() -> None:
         torch.set_num_threads(1)
     for name, tensor in alone.items():
         assert torch.equal(tensor.grad, shared[name].grad), name
+
+
+def test_threads_that_scan_at_once_get_what_one_gets() -> None:
+    """Forward and backward, each sharing its work among threads of its own; as a loader beside a training step does."""
+    shapes = [
+        (3, 50, 300, 8),
+        (4, 70, 64, 4),
+        (3, 33, 96, 16),
+        (5, 20, 32, 8),
+    ]  # samples for all threads: the same sums
+    expected = []
+    for shape in shapes:
+        given = arguments(shape)
+        selective_scan(**given, backend="cpu").sum().backward()
+        expected.append(given)
+
+    def work(turn: int) -> None:
+        torch.set_num_threads(1 + turn % 3)  # pools of several sizes, made and dropped under each other
+        given, wanted = arguments(shapes[turn % 4]), expected[turn % 4]
+        selective_scan(**given, backend="cpu").sum().backward()
+        for name, tensor in wanted.items():
+            assert torch.equal(tensor.grad, given[name].grad), name
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(48)))
+    torch.set_num_threads(1)
 
 
 def test_operators_pass_opcheck() -> None:

@@ -1,0 +1,66 @@
+"""numba's ``njit``, with a cache on disk that several processes can fill and read at once.
+
+numba writes a function's new index before the machine code that it names. A process that looks in between, after the
+source has changed, is given the old source's machine code for the new function; one that looks while another stores
+other argument types is given those. Wrong results or a crash follow. Here one process at a time looks and stores; the
+others wait, and then find the code made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from filelock import FileLock
+from numba.core.compiler_lock import global_compiler_lock
+
+LOCK = ".genostore-compile.lock"
+WAIT = 60.0
+"""Seconds; compiling takes a few."""
+
+
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``numba.njit`` of these options, safe with ``cache=True``.
+
+    Parameters
+    ----------
+    **options
+        Of ``numba.njit``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = numba.njit(**options)(function)
+        if options.get("cache"):
+            compile_ = made.compile
+
+            def compile_alone(signature: Any) -> Any:
+                with _alone(Path(made.stats.cache_path)):
+                    return compile_(signature)
+
+            made.compile = compile_alone
+        return made
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other threads and processes from compiling what is cached in a folder."""
+    # numba's own lock first, as compiling takes it too: two threads must not wait for each other.
+    with global_compiler_lock, contextlib.ExitStack() as stack:
+        # A cache that cannot be written, a file system without locks, a process that was stopped while it compiled: go
+        # on without, which is what numba does.
+        with contextlib.suppress(OSError, NotImplementedError):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock(folder).acquire(timeout=WAIT))
+        yield
+
+
+@cache
+def _lock(folder: Path) -> FileLock:
+    """One object a folder: it lets the process that has it in again, for a function that another one calls."""
+    return FileLock(folder / LOCK)

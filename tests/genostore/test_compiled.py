@@ -1,0 +1,102 @@
+"""Compiled functions whose machine code is kept on disk, where several processes and threads look and store at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SOURCE = """
+from genostore.compiled import njit
+
+@njit(cache=True)
+def more(x):
+    return x + {more}
+
+@njit(cache=True, nogil=True)
+def answer(x):
+    return more(x) * 2
+"""
+# Stops where numba has written the index of a new source and not yet the machine code that it names.
+HELD = """
+import sys
+held = []
+def hook(event, arguments):
+    if event == "open" and not held and ".nbc.tmp" in str(arguments[0]):
+        held.append(True)
+        print("held", flush=True)
+        sys.stdin.readline()
+sys.addaudithook(hook)
+import kernels
+print(kernels.more(1))
+"""
+# Has compiled something before it asks, so that a wait of a second or two is not that for numba itself.
+ASKS = """
+import numba, kernels
+numba.njit(lambda x: x + 1)(1)
+print("asks", flush=True)
+print(kernels.more(1), flush=True)
+"""
+
+
+def load(folder: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("kernels", folder / "kernels.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def started(code: str, folder: Path) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(folder)])
+    command = [sys.executable, "-B", "-c", code]
+    return subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def read(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_no_process_is_given_the_code_of_an_older_source(tmp_path: Path) -> None:
+    file = tmp_path / "kernels.py"
+    file.write_text(SOURCE.format(more=1))
+    os.utime(file, (1e9, 1e9))
+    assert load(tmp_path).more(1) == 2
+    file.write_text(SOURCE.format(more=100))
+    with started(HELD, tmp_path) as writer:
+        assert read(writer) == "held\n"
+        with started(ASKS, tmp_path) as reader:
+            assert read(reader) == "asks\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                reader.wait(2)  # with numba's own njit it prints 2 and ends
+            assert writer.communicate("\n", timeout=60)[0] == "101\n"
+            assert reader.communicate(timeout=60)[0] == "101\n"
+
+
+def test_threads_that_compile_at_once(tmp_path: Path) -> None:
+    """Of a function that calls another: each waits for the other's turn, none for ever."""
+    (tmp_path / "kernels.py").write_text(SOURCE.format(more=1))
+    kernels = load(tmp_path)
+    given = [kind(20) for kind in (np.float32, np.float64, np.int64, np.int32)]
+    jobs = [(f, x) for x in given for f in (kernels.answer, kernels.more)] * 2
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        waiting = [pool.submit(f, x) for f, x in jobs]
+        assert [job.result(60) for job in waiting] == [42 if f is kernels.answer else 21 for f, _ in jobs]
+
+
+def test_a_cache_that_cannot_be_locked_is_used_without(tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text(SOURCE.format(more=1))
+    kernels = load(tmp_path)
+    (Path(kernels.more.stats.cache_path) / ".genostore-compile.lock").mkdir(parents=True)
+    assert kernels.answer(20) == 42
