@@ -69,16 +69,15 @@ def over_genes(
         return Interval(math.nan, math.nan, math.nan)
     which = pd.factorize(np.asarray(groups))[0]
     n = int(which.max()) + 1
-    of = statistic or weighted_mean
     rng = np.random.default_rng(seed)
-    draws = [of(rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64)[which], x) for _ in range(resamples)]
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)  # times each group
+    if statistic is None:
+        sums, sizes = np.bincount(which, x), np.bincount(which)
+        estimate, draws = float(x.mean()), (drawn @ sums) / (drawn @ sizes)
+    else:
+        estimate, draws = statistic(np.ones(len(x)), x), np.array([statistic(times[which], x) for times in drawn])
     low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return Interval(of(np.ones(len(x)), x), float(low), float(high))
-
-
-def weighted_mean(weights: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """The mean of ``(n,)`` values."""
-    return float(weights @ values / weights.sum())
+    return Interval(estimate, float(low), float(high))
 
 
 def columns(prefix: str, interval: Interval) -> dict[str, float]:

@@ -27,7 +27,7 @@ from tests.ingest.small import EVERYTHING, TRACKS, Small, build_small
 
 from .conftest import S3
 
-KILLS = int(os.environ.get("GENOSTORE_KILLS", "12"))
+KILLS = int(os.environ.get("GENOSTORE_KILLS", "6"))
 
 
 @pytest.fixture

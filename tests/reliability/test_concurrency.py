@@ -40,10 +40,10 @@ except GenostoreError as error:
 """
 
 READ = """
-import sys, time, numpy as np, genostore
-good, ended = np.load(sys.argv[2]), time.monotonic() + float(sys.argv[3])
+import os, sys, time, numpy as np, genostore
+good, ended = np.load(sys.argv[2]), time.monotonic() + 300
 seen = set()
-while time.monotonic() < ended:
+while time.monotonic() < ended and not os.path.exists(sys.argv[3]):
     store = genostore.open(sys.argv[1])
     for node, entry in store.entries.items():
         if entry["kind"] == "track":
@@ -56,10 +56,11 @@ print(len(seen))
 def test_eight_write_different_tracks_and_two_the_same_while_one_reads(tmp_path: Path) -> None:
     small, store = build(tmp_path / "w", TRACKS)
     np.save(tmp_path / "good.npy", genostore.open(store).track("K562", "DNase").read())
-    reader = program(READ, store, tmp_path / "good.npy", 20)
+    reader = program(READ, store, tmp_path / "good.npy", tmp_path / "written")
     cells = [f"C{i}" for i in range(7)] + ["same", "same"]
     writers = [program(ADD, store, small.folder / "dnase.bw", cell) for cell in cells]
     said = [w.communicate(timeout=300)[0].strip() for w in writers]
+    (tmp_path / "written").touch()
     assert said[:7] == ["written"] * 7, said
     assert sorted(s.split()[0] for s in said[7:])[-1] == "written"
     other = next(s for s in said[7:] if s != "written") if said[7:] != ["written"] * 2 else "both written"

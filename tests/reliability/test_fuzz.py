@@ -20,8 +20,8 @@ from ingest.sources.tables import read_table
 from tests.ingest.small import CONTIGS, TRACKS, build_small
 from tests.reliability.fuzz import study
 
-COUNTS = {"region": 40, "catalogue": 40, "BED": 25, "GTF": 25, "table": 25, "bedGraph": 25, "FASTA": 20}
-NATIVE = {"bigWig": 40, ".hic": 15, ".cool": 10, "chunk": 200}
+COUNTS = {"region": 20, "catalogue": 20, "BED": 12, "GTF": 12, "table": 12, "bedGraph": 12, "FASTA": 10}
+NATIVE = {"bigWig": 20, ".hic": 8, ".cool": 5, "chunk": 100}
 
 
 @pytest.mark.parametrize("counts", [COUNTS, NATIVE], ids=["text", "native"])
