@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# What is computed here is small, and several tests run at once: further threads would wait for one another, and spin.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 if not Path("/dev/nvidiactl").exists():
     # Triton's kernels look at it when they are imported, which any test may be the first to do.
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -150,7 +150,7 @@ def test_tasks_are_all_run_and_an_error_stops_the_rest() -> None:
 
     ran.clear()
     with pytest.raises(ValueError, match="DATA_LOSS"):
-        local.run([fail, *[partial(ran.append, i) for i in range(1_000_000)]])
+        local.run([fail, *[partial(ran.append, i) for i in range(100_000)]])
     seen = len(ran)
     time.sleep(0.05)
-    assert len(ran) == seen < 1_000_000  # nobody writes any more
+    assert len(ran) == seen < 100_000  # nobody writes any more
