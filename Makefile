@@ -11,9 +11,10 @@ READY  := $(VENV)/.ready
 .PHONY: demo test lint wheel bench soak audit clean
 .DELETE_ON_ERROR:
 
+# Without compiling: Python does that to what it imports, pip to all of torch, which takes longer than to unpack it.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
 	touch $@
 
 # Simulate real-format files, ingest, verify, slice, train, evaluate, report.
@@ -31,7 +32,7 @@ demo: $(READY)
 		--command "genostore ingest $(DEMO)/data/catalog.yaml $(DEMO)/store.zarr --workers 2"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Kill, corrupt, fuzz and soak as often as docs/reliability.md says, and remake its tables; under half an hour.
 soak: $(READY)
@@ -58,9 +59,9 @@ wheel: $(READY)
 	rm -rf dist $(VENV)-wheel
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt dist/*.whl
 	cd dist && ../$(VENV)-wheel/bin/python -P ../tests/wheel.py base
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[all]"
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt "$$(ls dist/*.whl)[all]"
 	cd dist && ../$(VENV)-wheel/bin/python -P ../tests/wheel.py all
 
 # Measure beside other readers, one of which wants other versions of these two than we pin.

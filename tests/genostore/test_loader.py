@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,29 +143,6 @@ def test_a_forked_child_is_told_to_spawn(toy: Toy) -> None:
     printed = alone(script, toy.path)
     assert "multiprocessing_context='spawn'" in printed
     assert printed.strip().endswith("7")
-
-
-def test_torchrun_ranks_read_each_sample_once(toy: Toy, tmp_path: Path) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import os, genostore, torch.distributed as dist
-            dist.init_process_group("gloo")
-            loader = genostore.open({str(toy.path)!r}).windows(width=20).loader(3, shuffle=True, seed=4)
-            for batch in loader:
-                with open({str(tmp_path)!r} + f"/{{dist.get_rank()}}", "a") as out:
-                    out.write(" ".join(map(str, batch.index.tolist())) + "\\n")
-            dist.destroy_process_group()
-            """
-        )
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
-    ranks = [[int(i) for i in (tmp_path / str(r)).read_text().split()] for r in (0, 1)]
-    assert len(ranks[0]) == len(ranks[1]) == 10
-    assert sorted(ranks[0] + ranks[1]) == list(range(20))
 
 
 @pytest.mark.parametrize(

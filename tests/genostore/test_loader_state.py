@@ -95,11 +95,12 @@ def test_workers_count_what_they_give(toy: Toy) -> None:
 RANKS = """
 import os, sys, genostore, torch.distributed as dist
 dist.init_process_group("gloo")
-windows = genostore.open(sys.argv[1]).windows(genes=sys.argv[3].split(","), width=20)
+some, every = (genostore.open(sys.argv[1]).windows(genes=g, width=20) for g in (sys.argv[3].split(","), None))
 lines = []
-for name, options in {"true": {"shuffle": True}, "blocks": {"shuffle": "blocks", "block": 2, "buffer": 2},
+for name, options in {"every": {"shuffle": True}, "true": {"shuffle": True},
+                      "blocks": {"shuffle": "blocks", "block": 2, "buffer": 2},
                       "ram": {"shuffle": True, "resident": "ram"}}.items():
-    loader = windows.loader(3, seed=4, **options)
+    loader = (every if name == "every" else some).loader(3, seed=4, **options)
     for epoch in range(2):
         lines.append(" ".join([name, str(epoch), *(str(i) for b in loader for i in b.index.tolist())]))
 with open(f"{sys.argv[2]}/{dist.get_rank()}", "w") as out:
@@ -121,7 +122,7 @@ def test_torchrun_ranks_are_disjoint_and_equal(toy: Toy, tmp_path: Path) -> None
     for a, b in zip(*ranks, strict=True):
         assert a[:2] == b[:2]
         assert len(a) == len(b)
-        assert sorted(map(int, a[2:] + b[2:])) == list(range(12))
+        assert sorted(map(int, a[2:] + b[2:])) == list(range(20 if a[0] == "every" else 12))
         epochs[a[0], a[1]] = a[2:], b[2:]
     assert epochs["true", "0"] == epochs["ram", "0"] != epochs["true", "1"]
     assert not list((tmp_path / "memory").iterdir())

@@ -117,7 +117,9 @@ def test_workers_that_die_are_told(tmp_path: Path, restart: bool) -> None:
         f"    ingest.workers._ALONE = {'60s' if restart else '2s'!r}\n"
         "    deadly.run(*sys.argv[1:])\n"
     )
-    if not restart:
+    if restart:
+        environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"  # not 3: each is a process to start anew
+    else:
         preload = tmp_path / "preload.py"
         preload.write_text(f"import os\nif os.path.exists({str(died)!r}): os._exit(1)\n")
         environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = repr([str(preload)])
