@@ -339,10 +339,10 @@ def test_a_study_of_which_too_little_fits_says_so(run: Path, tiny_store: Path, t
 
 
 def test_a_cell_that_fails_leaves_the_others(run: Path, tiny_store: Path, tmp_path: Path) -> None:
-    """Of three lengths in two processes: one whose folder cannot be made, one too long to run beside another."""
+    """Of three lengths beside each other: one whose folder cannot be made, one too long for its part of the memory."""
     out = tmp_path / "s"
     arguments = ["study", "length", tiny_store, "--out", out, "--seeds", "2", *TINY, "--set", "train.batch_size=1000"]
-    arguments += ["--design", "lengths=[64,128,960]", "--workers", "2"]
+    arguments += ["--design", "lengths=[64,128,960]", "--workers", "8"]  # three are started, of less than this one has
     (out / "cells").mkdir(parents=True)
     (out / "cells/128-seed2").touch()
     with at_most(3_000 * 2**20):
@@ -351,7 +351,7 @@ def test_a_cell_that_fails_leaves_the_others(run: Path, tiny_store: Path, tmp_pa
     assert "1 of 3 runs failed" in done.output
     assert "128-seed2 failed: FileExistsError" in done.output
     assert all((out / f"cells/{n}-seed2/cell.json").is_file() for n in (64, 960))
-    assert "GiB are free to each of 2 processes" in (out / "cells/960-seed2/log.txt").read_text()  # and then ran alone
+    assert "GiB are free to each of 8 processes" in (out / "cells/960-seed2/log.txt").read_text()  # and then ran alone
     assert not (out / "summary.csv").exists()
 
 
