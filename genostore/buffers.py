@@ -7,8 +7,8 @@ anything by hand, and memory that somebody keeps is never used again.
 
 from __future__ import annotations
 
-import ctypes
 import math
+import mmap
 import os
 import weakref
 from collections import deque
@@ -20,7 +20,9 @@ from numpy.typing import DTypeLike, NDArray
 _SMALLEST = 1 << 16  # below, the allocator is as good
 _KEPT = 512 * 2**20  # bytes that lie idle at most
 
-_idle: dict[int, deque[NDArray[np.uint8]]] = {}
+_HUGE = 2 * 2**20  # a page of this size is worth asking for: fewer of them to touch and to look up
+
+_idle: dict[int, deque[mmap.mmap]] = {}
 _leases: dict[int, weakref.ref[Any]] = {}
 
 
@@ -47,19 +49,21 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     try:
         memory = _idle[room].pop()
     except (KeyError, IndexError):
-        memory = np.empty(room + 4096, dtype=np.uint8)
-        memory = memory[-memory.ctypes.data % 4096 :][:room]
-    lease = (ctypes.c_uint8 * size).from_address(memory.ctypes.data)
-    key = id(lease)
+        memory = mmap.mmap(-1, room)
+        if room >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    # Every view of this array refers to it, not to what lies beneath, since that is no array.
+    out: NDArray[Any] = np.ndarray(shape, kind, buffer=memory)
+    key = id(out)
 
-    def back(_: Any, memory: NDArray[np.uint8] = memory, process: int = os.getpid()) -> None:
-        # Called by the garbage collector at any moment and in any thread: nothing here waits for a lock.
+    def back(_: Any, memory: mmap.mmap = memory, process: int = os.getpid()) -> None:
+        # Called when the array is freed, at any moment and in any thread: nothing here waits for a lock.
         _leases.pop(key, None)
-        if idle_bytes() + memory.size <= _KEPT and process == os.getpid():
-            _idle.setdefault(memory.size, deque()).append(memory)
+        if idle_bytes() + len(memory) <= _KEPT and process == os.getpid():
+            _idle.setdefault(len(memory), deque()).append(memory)
 
-    _leases[key] = weakref.ref(lease, back)
-    return np.frombuffer(memoryview(lease), dtype=kind).reshape(shape)
+    _leases[key] = weakref.ref(out, back)
+    return out
 
 
 def full(shape: tuple[int, ...], fill: Any, dtype: DTypeLike) -> NDArray[Any]:

@@ -243,12 +243,9 @@ class _Library:
 
 @cache
 def _library() -> _Library:
-    import numcodecs.zstd
-
     from genostore.kernels import gather
 
-    zstd, libc = ctypes.CDLL(numcodecs.zstd.__file__), ctypes.CDLL(None)
-    return _Library(_address(libc.pread), _address(zstd.ZSTD_decompressDCtx), gather)
+    return _Library(_address(ctypes.CDLL(None).pread), _address(_zstd().ZSTD_decompressDCtx), gather)
 
 
 def _address(function: Any) -> int:
@@ -264,19 +261,26 @@ def available() -> bool:
         return False
 
 
+@cache
+def _zstd() -> ctypes.CDLL:
+    """Give zstd's own library, the one inside numcodecs."""
+    import numcodecs.zstd
+
+    zstd = ctypes.CDLL(numcodecs.zstd.__file__)
+    zstd.ZSTD_createDCtx.restype = ctypes.c_void_p
+    zstd.ZSTD_freeDCtx.argtypes = [ctypes.c_void_p]
+    return zstd
+
+
 class _Decoder:
     """The state of zstd's library in one thread."""
 
     def __init__(self) -> None:
-        import numcodecs.zstd
-
-        self._library = ctypes.CDLL(numcodecs.zstd.__file__)
-        self._library.ZSTD_createDCtx.restype = ctypes.c_void_p
-        self._library.ZSTD_freeDCtx.argtypes = [ctypes.c_void_p]
-        self.address = int(self._library.ZSTD_createDCtx())
+        self._free = _zstd().ZSTD_freeDCtx
+        self.address = int(_zstd().ZSTD_createDCtx())
 
     def __del__(self) -> None:
-        self._library.ZSTD_freeDCtx(self.address)
+        self._free(self.address)
 
 
 _local = threading.local()

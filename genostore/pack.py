@@ -164,6 +164,7 @@ class PackReader:
         self.pack, self.query, self.selection = pack, query, selection
         what = pack.description
         self._packed = what["width"] + 2 * what["jitter"]
+        self._whole = replace(query, width=self._packed)
         self._cells = np.array([what["cell_types"].index(c) for c in selection.cell_types], dtype=np.int64)
         self._channels = np.array([what["assays"].index(a) for a in selection.assays], dtype=np.int64)
 
@@ -197,10 +198,10 @@ class PackReader:
             if "sequence" in parts:
                 none = np.zeros((len(row), 1), dtype=np.int64)
                 values = self._values("sequence", (len(row), 1, width), np.uint8)
-                self._submit(reads, "sequence", gene, np.zeros_like(gene), none, low, values)
+                self._submit(reads, "sequence", gene, none[:, 0], none, low, values)
                 out["sequence"] = values[:, 0]
             if "signal" in parts:
-                channel = np.tile(self._channels, (len(row), 1))
+                channel = self._channels[None].repeat(len(row), axis=0)
                 out["signal"] = self._values("signal", (len(row), len(self._channels), width), np.float32)
                 self._submit(reads, "signal", gene, place, channel, low, out["signal"], fill)
             if "contacts" in parts:
@@ -219,8 +220,7 @@ class PackReader:
     def _contacts(self, reads: Reads, row: Ints, gene: Ints, place: Ints, shift: Ints) -> NDArray[np.float32]:
         chosen, width = self.selection, self.query.width
         first, n = contact_bins(self.query, chosen, row, chosen.anchor[row] - width // 2 + shift)
-        packed = replace(self.query, width=self._packed)
-        there, _ = contact_bins(packed, chosen, row, chosen.anchor[row] - self._packed // 2)
+        there, _ = contact_bins(self._whole, chosen, row, chosen.anchor[row] - self._packed // 2)
         skip, shape = first - there, self.pack.array("contacts").schema.shape
         beyond = np.flatnonzero(skip + n > shape[-1])
         if beyond.size:  # not so in a pack of windows, but in one that was cut from a wider pack

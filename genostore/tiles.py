@@ -51,6 +51,7 @@ class Tiles:
         self.grid = block // self.tile
         self._block, self._columns = block[:2].tolist(), int(-(-self.shape[1] // block[1]))
         self.per_shard = int(self.grid.prod())
+        self._tile_bytes = int(self.tile.prod()) * self.dtype.itemsize
         self._lock = threading.Lock()
         self._open = _Shards(schema.n_blocks)
 
@@ -166,7 +167,7 @@ class Tiles:
             out.ctypes.data,
             np.array(out.strides[:2]),
             out.shape[2],
-            *local._buffers(int(self.tile.prod()) * self.dtype.itemsize),
+            *local._buffers(self._tile_bytes),
         )
         if failed != -1:
             place = failed if failed >= 0 else -2 - failed

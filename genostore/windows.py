@@ -298,10 +298,12 @@ class Windows:
         chosen, width = self.selection, self.width
         anchor = chosen.anchor[row]
         start = window_starts(anchor, width) + shift
-        reverse = np.array(np.broadcast_to(np.asarray(flip, dtype=bool), row.shape))
+        reverse = np.empty(row.shape, dtype=bool)
+        reverse[...] = flip
         if self.query.orient == "gene":
-            reverse = reverse ^ chosen.minus[row]
-        left, right = np.clip(-start, 0, width), np.clip(start + width - chosen.contig_length[row], 0, width)
+            reverse ^= chosen.minus[row]
+        left = np.minimum(np.maximum(-start, 0), width)
+        right = np.minimum(np.maximum(start + width - chosen.contig_length[row], 0), width)
         batch = Batch(
             index=np.full(len(row), -1, dtype=np.int64),
             gene=row,

@@ -131,8 +131,11 @@ def plan(
     QueryError
         If the budget does not suffice for one load, naming the least that would.
     """
-    most = max(together * apart, LOAD_BYTES // max(1, batch * sizes.read))
-    most = min(most, -(-batches // max(1, threads * prefetch)))  # each thread has something to do in a short epoch
+    worth = max(1, LOAD_BYTES // max(1, batch * sizes.read))
+    most = max(together * apart, worth)
+    # In a short epoch each thread has something to do, and the next load too unless that would make them small.
+    few, fewer = -(-batches // max(1, threads)), -(-batches // max(1, threads * prefetch))
+    most = min(most, max(fewer, min(worth, few)))
     together = 1 if apart else together
     most = max(1, most // together) * together
     wanted = Budget(batch, sizes, most, threads, threads * prefetch)

@@ -37,7 +37,7 @@ def tensors(batch: Batch, pin: bool = False) -> Batch:
 def split(batch: Batch, sizes: list[int]) -> Iterator[Batch]:
     """Cut a batch of tensors into consecutive ones of some sizes, which share its memory."""
     names = [f.name for f in fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)]
-    pieces = zip(*(getattr(batch, name).split(sizes) for name in names), strict=True)
+    pieces = zip(*(getattr(batch, name).split_with_sizes(sizes) for name in names), strict=True)
     for piece in pieces:
         yield replace(batch, **dict(zip(names, piece, strict=True)))
 
