@@ -27,18 +27,24 @@ def _scan(values: NDArray[np.float32], histogram: NDArray[np.int64]) -> tuple[in
     bits = values.view(np.uint32)
     count, infinite, total, squares = 0, 0, 0.0, 0.0
     low, high = np.inf, -np.inf
-    for i in range(values.size):
-        v = np.float64(values[i])
+    i = 0
+    while i < values.size:
+        # A run at a time: tracks are full of them, and to count each base is to wait for the count of the one before.
+        first, v, n = bits[i], np.float64(values[i]), 1
+        i += 1
+        while i < values.size and bits[i] == first:
+            i += 1
+            n += 1
         if v == v:
             if np.isinf(v):
-                infinite += 1
+                infinite += n
             else:
-                count += 1
-                total += v
-                squares += v * v
+                count += n
+                total += n * v
+                squares += n * v * v
                 low = min(low, v)
                 high = max(high, v)
-                histogram[bits[i] >> np.uint32(16)] += 1
+                histogram[first >> np.uint32(16)] += n
     return count, infinite, total, squares, low, high
 
 
