@@ -205,49 +205,41 @@ def _copy(to: int, source: int, n: int, limit: int) -> None:
 
 
 @part
+def _eight(source: int, n: int) -> int:
+    """Give eight bytes of a pattern of n, which divides eight."""
+    if n == 8:
+        return load64(source)
+    if n == 4:
+        pattern = load32(source)
+        return pattern | pattern << 32
+    pattern = load16(source) if n == 2 else load8(source) | load8(source) << 8
+    pattern |= pattern << 16
+    return pattern | pattern << 32
+
+
+@part
 def _repeat(to: int, offset: int, n: int, limit: int) -> None:
     """Copy n bytes from ``offset`` bytes before, over themselves where they overlap."""
     end = to + n
-    source = to - offset
-    if end + 128 > limit:
-        while to < end:
-            store8(to, load8(source))
-            to += 1
-            source += 1
-        return
+    # Near the limit, as many whole steps as fit, and the rest byte by byte.
     if offset >= 32:
-        while to < end:
-            copy32(to, source)
+        last = end if end + 32 <= limit else end - 31
+        while to < last:
+            copy32(to, to - offset)
             to += 32
-            source += 32
-        return
-    if offset == 4:
-        pattern = load32(source)
-        pattern |= pattern << 32
-    elif offset == 8:
-        pattern = load64(source)
-    elif offset == 2:
-        pattern = load16(source)
-        pattern |= pattern << 16
-        pattern |= pattern << 32
-    elif offset == 1:
-        pattern = load8(source)
-        pattern |= pattern << 8
-        pattern |= pattern << 16
-        pattern |= pattern << 32
-    else:
-        while to < end:
-            store8(to, load8(source))
-            to += 1
-            source += 1
-        return
-    # Most runs are short: storing four vectors at once costs less than asking how many are wanted.
+    elif offset == 4 or offset == 8 or offset == 2 or offset == 1:
+        pattern = _eight(to - offset, offset)
+        last = end if end + 128 <= limit else end - 127
+        # Most runs are short: storing four vectors at once costs less than asking how many are wanted.
+        while to < last:
+            fill32(to, pattern)
+            fill32(to + 32, pattern)
+            fill32(to + 64, pattern)
+            fill32(to + 96, pattern)
+            to += 128
     while to < end:
-        fill32(to, pattern)
-        fill32(to + 32, pattern)
-        fill32(to + 64, pattern)
-        fill32(to + 96, pattern)
-        to += 128
+        store8(to, load8(to - offset))
+        to += 1
 
 
 @part
