@@ -1,14 +1,18 @@
-"""numba's ``njit``, with a cache on disk that several processes can fill and read at once.
+"""numba's ``njit``, with a cache on disk that several processes can fill and read at once, and that knows its sources.
 
 numba writes a function's new index before the machine code that it names. A process that looks in between, after the
 source has changed, is given the old source's machine code for the new function; one that looks while another stores
 other argument types is given those. Wrong results or a crash follow. Here one process at a time looks and stores; the
 others wait, and then find the code made.
+
+numba also takes machine code for a function's as long as the file of the function is what it was, though it holds code
+of the files that the function calls. Here all of them count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -35,6 +39,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         made = numba.njit(**options)(function)
         if options.get("cache"):
+            made._cache._cache_file._source_stamp = _stamp(function)
             compile_ = made.compile
 
             def compile_alone(signature: Any) -> Any:
@@ -45,6 +50,21 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return made
 
     return decorate
+
+
+def _stamp(function: Callable[..., Any]) -> tuple[tuple[str, int, int], ...]:
+    """Give name, time and size of the file of a function and of those that it takes code from."""
+    ours = {"genostore", function.__module__.partition(".")[0]}
+    files, todo = {function.__code__.co_filename}, [function.__globals__]
+    while todo:
+        for value in list(todo.pop().values()):
+            name = getattr(value, "__module__", None) or ""
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file and name.partition(".")[0] in ours and file not in files:
+                files.add(file)
+                todo.append(vars(sys.modules[name]))
+    paths = map(Path, sorted(files))
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
 
 
 @contextlib.contextmanager

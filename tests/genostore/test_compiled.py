@@ -100,3 +100,19 @@ def test_a_cache_that_cannot_be_locked_is_used_without(tmp_path: Path) -> None:
     kernels = load(tmp_path)
     (Path(kernels.more.stats.cache_path) / ".genostore-compile.lock").mkdir(parents=True)
     assert kernels.answer(20) == 42
+
+
+def test_code_is_made_anew_when_a_file_that_it_calls_has_changed(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "kernels.py").write_text(
+        "from package.parts import more\nfrom genostore.compiled import njit\n\n"
+        "@njit(cache=True)\ndef answer(x):\n    return more(x) * 2\n"
+    )
+    for step in (1, 100):
+        (package / "parts.py").write_text(
+            f"from numba.extending import register_jitable\n\n@register_jitable\ndef more(x):\n    return x + {step}\n"
+        )
+        with started("from package.kernels import answer; print(answer(1))", tmp_path) as process:
+            assert read(process) == f"{2 * (1 + step)}\n"
