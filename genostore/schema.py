@@ -28,6 +28,7 @@ POSITION_SHARD = 4_194_304  # positions that one writer writes at once: 16 MiB o
 BAND_CHUNK = (128, 128)
 BAND_SHARD_BINS = 8_192
 ZSTD_LEVEL = 1
+SIGNAL_LEVEL = -1  # of tracks: matches as of level 1, and literals as they are
 
 # Beyond what any genome needs; metadata that ask for more are damaged, or made to exhaust memory.
 _LONGEST = 1 << 44
@@ -317,7 +318,8 @@ def position_array(length: int, alignment: int, dtype: str, fill: float | int) -
     # A small genome is one shard, and no larger than it needs to be.
     shard = min(POSITION_SHARD, -(-length // chunk) * chunk)
     shard = max(chunk, shard // chunk * chunk)
-    return ArraySchema((length,), ("position",), dtype, fill, (chunk,), (shard,))
+    level = SIGNAL_LEVEL if dtype.startswith("float") else ZSTD_LEVEL
+    return ArraySchema((length,), ("position",), dtype, fill, (chunk,), (shard,), level)
 
 
 def band_array(n_bins: int, n_offsets: int, dtype: str) -> ArraySchema:
