@@ -210,10 +210,7 @@ class Staging:
         record: dict[str, Any] = {"counts": dict(counts or {}), "maxima": dict(maxima or {})}
         if schema.dims == ("position",) and values.dtype.kind == "f":
             statistics = Statistics.of(values)
-            record["statistics"] = vars(statistics) | {
-                "low": repr(statistics.low),
-                "high": repr(statistics.high),
-            }
+            record["statistics"] = statistics.to_record()
             empty = statistics.finite + statistics.infinite == 0
         else:
             empty = bool((values == schema.fill).all())
@@ -321,10 +318,11 @@ class Staging:
             "shards": {"index": [b for b, _ in present], "crc32c": [c for _, c in present]},
             "crc32c": combine([c for _, c in present]),
         }
-        parts = [_statistics(r["statistics"]) for r in records if "statistics" in r]
-        if parts:
+        measured = [r["statistics"] for r in records if "statistics" in r]
+        if measured:
             root, _ = read_root(self.storage.read(METADATA) or b"{}", self.storage.root)
-            out["statistics"] = Statistics.merge(parts).to_json(sum(c.length for c in root.contigs))
+            merged = Statistics.merge(map(Statistics.of_record, measured))
+            out["statistics"] = merged.to_json(sum(c.length for c in root.contigs))
         for what, merge in (("counts", sum), ("maxima", max)):
             names = dict.fromkeys(k for r in records for k in r[what])
             if names:
@@ -338,11 +336,6 @@ class Staging:
             key = f"{group}/{METADATA}"
             if self.storage.read(key) is None:
                 self.storage.put(key, seal(group_metadata(), key))
-
-
-def _statistics(record: Mapping[str, Any]) -> Statistics:
-    histogram = {int(k): v for k, v in record["histogram"].items()}
-    return Statistics(**{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram})
 
 
 def staged(storage: Storage, node: str) -> list[str]:

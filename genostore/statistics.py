@@ -7,7 +7,7 @@ not depend on who wrote which shard or when.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 # The histogram's bins are the upper 16 bits of a float32 (sign, exponent, 7 bits of mantissa), so a quantile is
 # known to within half a bin: 2**-8 of its value.
 QUANTILE_RELATIVE_ERROR = 2.0**-8
+_BINS = 1 << 16
 
 
 @njit(cache=True, nogil=True)
@@ -48,7 +49,7 @@ def _scan(values: NDArray[np.float32], histogram: NDArray[np.int64]) -> tuple[in
     return count, infinite, total, squares, low, high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Moments and a histogram of the finite values of some positions.
 
@@ -61,7 +62,7 @@ class Statistics:
     low, high
         Their extremes; infinite when there are none.
     histogram
-        ``{bin: count}``; a bin is the upper 16 bits of the value as a float32.
+        ``(65536,)`` int64 counts; a bin is the upper 16 bits of the value as a float32.
     """
 
     finite: int
@@ -70,42 +71,50 @@ class Statistics:
     squares: float
     low: float
     high: float
-    histogram: Mapping[int, int]
+    histogram: NDArray[np.int64]
 
     @classmethod
     def of(cls, values: NDArray[np.floating]) -> Statistics:
         """Gather the statistics of an array of any shape."""
         flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
-        histogram = np.zeros(65_536, dtype=np.int64)
+        histogram = np.zeros(_BINS, dtype=np.int64)
         finite, infinite, total, squares, low, high = _scan(flat, histogram)
-        bins = np.flatnonzero(histogram)
-        counts = dict(zip(bins.tolist(), histogram[bins].tolist(), strict=True))
-        return cls(finite, infinite, total, squares, low, high, counts)
+        return cls(finite, infinite, total, squares, low, high, histogram)
 
     @classmethod
-    def merge(cls, parts: Sequence[Statistics]) -> Statistics:
-        """Combine the statistics of disjoint positions, in the order given."""
-        histogram: dict[int, int] = {}
+    def merge(cls, parts: Iterable[Statistics]) -> Statistics:
+        """Combine the statistics of disjoint positions, in the order given; one at a time is in memory."""
+        histogram = np.zeros(_BINS, dtype=np.int64)
+        finite, infinite, total, squares, low, high = 0, 0, 0.0, 0.0, math.inf, -math.inf
         for part in parts:
-            for bin_, n in part.histogram.items():
-                histogram[bin_] = histogram.get(bin_, 0) + n
-        return cls(
-            sum(p.finite for p in parts),
-            sum(p.infinite for p in parts),
-            float(sum(p.total for p in parts)),
-            float(sum(p.squares for p in parts)),
-            min((p.low for p in parts), default=math.inf),
-            max((p.high for p in parts), default=-math.inf),
-            histogram,
-        )
+            finite, infinite = finite + part.finite, infinite + part.infinite
+            total, squares = total + part.total, squares + part.squares
+            low, high = min(low, part.low), max(high, part.high)
+            histogram += part.histogram
+        return cls(finite, infinite, total, squares, low, high, histogram)
+
+    def to_record(self) -> dict[str, Any]:
+        """Give what JSON keeps of a shard's; see :meth:`of_record`."""
+        bins = np.flatnonzero(self.histogram)
+        record = {**vars(self), "low": repr(self.low), "high": repr(self.high)}
+        return record | {"histogram": [bins.tolist(), self.histogram[bins].tolist()]}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Statistics:
+        """Read what :meth:`to_record` gave."""
+        histogram = np.zeros(_BINS, dtype=np.int64)
+        bins, counts = record["histogram"]
+        histogram[bins] = counts
+        return cls(**{**record, "low": float(record["low"]), "high": float(record["high"]), "histogram": histogram})
 
     def quantiles(self, q: Sequence[float]) -> list[float]:
         """Give quantiles of the finite values to within ``QUANTILE_RELATIVE_ERROR`` of each."""
-        bins = np.array(sorted(self.histogram), dtype=np.uint32)
+        found = np.flatnonzero(self.histogram)
+        bins = found.astype(np.uint32)
         edges = np.stack([bins << 16, (bins << 16) | np.uint32(0xFFFF)]).view(np.float32)
         middles = edges.astype(np.float64).mean(axis=0)
         order = np.argsort(middles, kind="stable")
-        counts = np.array([self.histogram[int(b)] for b in bins[order]])
+        counts = self.histogram[found[order]]
         ranks = np.asarray(q) * (self.finite - 1)
         picked = middles[order][np.searchsorted(np.cumsum(counts), ranks, side="right")]
         return [float(v) for v in np.clip(picked, self.low, self.high)]
