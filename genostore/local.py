@@ -8,11 +8,12 @@ figures. Files are read, not mapped: a mapped file that someone cuts short kills
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache, partial
@@ -322,6 +323,17 @@ def threads() -> int:
 def share(readers: int) -> None:
     """Tell that this thread is one of several that read at the same time, and so leave the others their processors."""
     _local.readers = readers
+
+
+@contextlib.contextmanager
+def sharing(readers: int) -> Iterator[None]:
+    """Be one of several for a while; see :func:`share`."""
+    before = getattr(_local, "readers", 1)
+    share(readers)
+    try:
+        yield
+    finally:
+        share(before)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from genostore import local
@@ -15,6 +16,8 @@ R = TypeVar("R")
 
 def ahead(read: Callable[[T], R], items: Iterable[T], threads: int, depth: int) -> Generator[R, None, None]:
     """Map ``read`` over items in threads, and give the results in order.
+
+    The caller reads the first one itself, since it would only wait for it; the threads begin with the next.
 
     Parameters
     ----------
@@ -36,11 +39,16 @@ def ahead(read: Callable[[T], R], items: Iterable[T], threads: int, depth: int) 
         return
     pool = ThreadPoolExecutor(threads, "genostore-read", initializer=local.share, initargs=(threads,))
     pending: deque[Future[R]] = deque()
+    waiting = iter(items)
     try:
-        for item in items:
+        for first in islice(waiting, 1):
+            pending.extend(pool.submit(read, item) for item in islice(waiting, depth))
+            with local.sharing(1 + min(threads, len(pending))):
+                result = read(first)
+            yield result
+        for item in waiting:
             pending.append(pool.submit(read, item))
-            if len(pending) > depth:
-                yield pending.popleft().result()
+            yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:

@@ -90,11 +90,12 @@ class Budget:
         """Bytes at the worst moment.
 
         ``depth`` loads ahead, the one being given out, and the one before it, of which the caller may still hold a
-        batch; the working memory of each load being read; two batches as they are given out.
+        batch; the working memory of each load being read, by the threads and, the first, by the caller; two batches
+        as they are given out.
         """
         of_load = self.batch * self.load
         loads = (self.depth + 2) * of_load * self.sizes.read
-        working = max(self.threads, 1) * of_load * self.sizes.working
+        working = (self.threads + 1) * of_load * self.sizes.working
         return FIXED_BYTES + loads + working + 2 * self.batch * self.sizes.made
 
 
