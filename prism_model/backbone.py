@@ -123,25 +123,25 @@ class Mixer(nn.Module):
         )
         self.out_proj = nn.Linear(self.channels, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix ``(B, L, d_model)`` along its length."""
-        both: Tensor = self.in_proj(x)  # (B, L, 2 * channels): what the directions mix, then their gate
-        if compiled(self.scan, both, self.channels):
-            mixed = self._mix_compiled(both)
-        else:
-            inner, gate = both.split(self.channels, dim=-1)
-            parts = [direction(inner, gate) for direction in self.directions]
-            mixed = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        out: Tensor = self.out_proj(mixed)
-        return out
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Mix ``(B, L, d_model)`` along its length; add it to the residual stream where there is one."""
+        if compiled(self.scan, x, self.channels, x.shape[-1]) and not torch.is_autocast_enabled("cpu"):
+            return self._compiled(x, residual)
+        # (B, L, channels) each: what the directions mix, and their gate
+        inner, gate = self.in_proj(x).split(self.channels, dim=-1)
+        parts = [direction(inner, gate) for direction in self.directions]
+        out: Tensor = self.out_proj(parts[0] if len(parts) == 1 else parts[0] + parts[1])
+        return out if residual is None else residual + out
 
-    def _mix_compiled(self, both: Tensor) -> Tensor:
+    def _compiled(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """All directions in one operator, which keeps less than their parts would."""
         from prism_model import cpu_ops
 
         weights = [direction.weights() for direction in self.directions if isinstance(direction, Direction)]
         stacked = [torch.stack(each) for each in zip(*weights, strict=True)]
-        out: Tensor = cpu_ops.mix(both, *stacked, torch.is_grad_enabled())[0]
+        both = cpu_ops.linear(x.contiguous(), self.in_proj.weight, None)
+        mixed = cpu_ops.mix(both, *stacked, torch.is_grad_enabled())[0]
+        out: Tensor = cpu_ops.linear(mixed, self.out_proj.weight, residual)
         return out
 
 
@@ -163,7 +163,7 @@ class Norm(nn.RMSNorm):
 
 
 class Block(nn.Module):
-    """Normalise, mix: what one layer adds to the residual stream."""
+    """Normalise, mix, and add to the residual stream."""
 
     def __init__(self, norm: Norm, mixer: Mixer) -> None:
         super().__init__()
@@ -171,8 +171,8 @@ class Block(nn.Module):
         self.mixer = mixer
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's contribution, ``(B, L, d_model)``."""
-        out: Tensor = self.mixer(self.norm(x))
+        """The stream behind the layer, ``(B, L, d_model)``."""
+        out: Tensor = self.mixer(self.norm(x), x)
         return out
 
 
@@ -209,6 +209,6 @@ class Backbone(nn.Module):
         """Encode ``(B, L, d_model)`` into hidden states of the same shape, float32."""
         x = x.float()
         for layer in self.layers:
-            x = x + layer(x)
+            x = layer(x)
         hidden: Tensor = self.norm(x)
         return hidden

@@ -315,7 +315,7 @@ def scan_forward(  # type: ignore[no-untyped-def]
     channels after the other all its entries, so that they are written and read in one go.
 
     ``mixed`` holds in its columns what makes the step size (as many as ``weight`` has rows; none: ``delta`` is given),
-    then B, then C. ``A`` is ``(state, channel)``, ``weight`` ``(rank, channel)``.
+    then B, then C, then any others. ``A`` is ``(state, channel)``, ``weight`` ``(rank, channel)``.
 
     Arrays of rows are read and written row by row, as memory likes it. In between, a chunk's rows lie in a buffer
     (``_at``), a vector of channels after the other, and each entry of the state passes along them by itself.
@@ -470,7 +470,8 @@ def _leave(  # type: ignore[no-untyped-def]
             for c in range(first, last, LANES):
                 total = total + _load(slope_at, (c - first) * CHUNK + k * LANES) * _load(weight, r * channels + c)
             dmixed[b, i - b * length, r] = _sum(total)
-        for j in range(width - rank):
+        dmixed[b, i - b * length, rank + shared.size // (CHUNK * FOLD) :] = _f(0.0)  # columns of padding
+        for j in range(shared.size // (CHUNK * FOLD)):
             entry = _f(0.0)
             for lane in range(FOLD):
                 entry += shared[(j * CHUNK + k) * FOLD + lane]

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from prism_model import cpu_kernels
+from prism_model import cpu_kernels, cpu_products
 from prism_model.cpu_kernels import CHUNK, LANES
+from prism_model.cpu_products import NARROW, ROWS
 from prism_model.scan import ScanInputs
 
 BLOCK = 256
@@ -296,7 +297,7 @@ def mix(
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
             u = _convolve(x, taps[k], tap_bias[k], k == 1, convolved[k] if keep else spare)
-            torch.mm(u.flatten(0, 1), project[k].t(), out=mixed[k].flatten(0, 1))
+            _product(u, _padded(project[k]), True, None, mixed[k])
             arguments = [u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, k == 1, total, states[k]]
             _run(cpu_kernels.scan_forward, arguments, tasks)
     _run_gate(cpu_kernels.gate_forward, [total], x, channels, [out])
@@ -314,7 +315,7 @@ def _kept(x: Tensor, project: Tensor, A: Tensor, keep: bool) -> tuple[Tensor, Te
     n_directions, n_states, channels = A.shape
     y = x.new_empty(batch if keep else 0, length, channels)
     convolved = x.new_empty(n_directions if keep else 0, batch, length, channels)
-    mixed = x.new_empty(n_directions, batch, length, project.shape[1])
+    mixed = x.new_empty(n_directions, batch, length, project.shape[1] + -project.shape[1] % NARROW)
     states = x.new_empty(n_directions, batch, -(-length // CHUNK) if keep else 0, n_states, channels)
     return y, convolved, mixed, states
 
@@ -345,9 +346,8 @@ def _mix_backward(
             u = convolved[k]
             arguments = [dy, u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, states[k]]
             gradients = _scan_gradients(arguments, du, du)
-            dmixed = gradients[0].flatten(0, 1)
-            dproject = dmixed.t() @ u.flatten(0, 1)
-            du.flatten(0, 1).addmm_(dmixed, project[k])
+            dproject = _gram(gradients[0], u)[: project.shape[1]]
+            _product(gradients[0], _padded(project[k]), False, du, du)
             dtaps = _convolution_gradients(du, x, taps[k], tap_bias[k], k == 1, k == 1, dx)
             dsteps, dA, dD, dbias = gradients[1:]
             for result, value in zip(results, (*dtaps, dproject, dsteps, dbias, dA, dD), strict=True):
@@ -371,6 +371,64 @@ def _differentiate_mix(ctx, grad, *_):  # type: ignore[no-untyped-def]
 
 
 mix.register_autograd(_differentiate_mix, setup_context=_keep_for_mix)
+
+
+def _padded(project: Tensor) -> Tensor:
+    """With rows of 0 up to a multiple of the products' columns; what is projected has as many columns."""
+    return F.pad(project, (0, 0, 0, -len(project) % NARROW))
+
+
+# Matrix products
+
+
+@torch.library.custom_op("prism_model::linear", mutates_args=(), device_types="cpu")
+def linear(x: Tensor, weight: Tensor, residual: Tensor | None) -> Tensor:
+    """``residual + x @ weight.T``; contiguous float32, all widths multiples of ``NARROW``."""
+    return _product(x, weight, True, residual, x.new_empty(*x.shape[:-1], len(weight)))
+
+
+@linear.register_fake
+def _(x, weight, residual):  # type: ignore[no-untyped-def]
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@torch.library.custom_op("prism_model::linear_backward", mutates_args=(), device_types="cpu")
+def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by x and weight."""
+    return _product(grad, weight, False, None, torch.empty_like(x)), _gram(grad, x)
+
+
+@_linear_backward.register_fake
+def _(grad, x, weight):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _product(x: Tensor, weight: Tensor, transposed: bool, plus: Tensor | None, out: Tensor) -> Tensor:
+    """Fill ``out`` with ``x @ weight`` (or its transpose), plus ``plus``, which may be ``out``."""
+    x_rows, out_rows = x.flatten(0, -2), out.flatten(0, -2)
+    plus_rows = out_rows if plus is None else plus.flatten(0, -2)
+    arguments = [x_rows, weight, transposed, plus is not None, plus_rows, out_rows]
+    _run(cpu_products.product, arguments, _shares(len(x_rows)))
+    return out
+
+
+def _gram(a: Tensor, b: Tensor) -> Tensor:
+    """``a.T @ b`` over all rows."""
+    out = a.new_empty(a.shape[-1], b.shape[-1])
+    _run(cpu_products.gram, [a.flatten(0, -2), b.flatten(0, -2), out], _shares(len(out)))
+    return out
+
+
+def _keep_for_linear(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs[:2])
+    ctx.residual = inputs[2] is not None
+
+
+def _differentiate_linear(ctx, grad):  # type: ignore[no-untyped-def]
+    return *_linear_backward(grad.contiguous(), *ctx.saved_tensors), grad if ctx.residual else None
+
+
+linear.register_autograd(_differentiate_linear, setup_context=_keep_for_linear)
 
 
 # The normalisation
@@ -426,6 +484,12 @@ def _rows(n: int) -> np.ndarray:
     """Rows (first, last, block): the same blocks for any number of threads."""
     edges = np.append(np.arange(0, n, 1_024), n)
     return np.stack([edges[:-1], edges[1:], np.arange(len(edges) - 1)], axis=1)
+
+
+def _shares(n: int) -> np.ndarray:
+    """Rows (first, last): equal parts of whole tiles, one for each thread."""
+    edges = np.linspace(0, -(-n // ROWS), torch.get_num_threads() + 1).astype(np.int64) * ROWS
+    return np.stack([edges[:-1], np.minimum(edges[1:], n)], axis=1)
 
 
 def _tasks(batch: int, channels: int) -> np.ndarray:
