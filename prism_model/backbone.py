@@ -123,25 +123,25 @@ class Mixer(nn.Module):
         )
         self.out_proj = nn.Linear(self.channels, d_model, bias=False)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Mix ``(B, L, d_model)`` along its length; add it to the residual stream where there is one."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix ``(B, L, d_model)`` along its length."""
         if compiled(self.scan, x, self.channels, x.shape[-1]) and not torch.is_autocast_enabled("cpu"):
-            return self._compiled(x, residual)
+            return self._compiled(x)
         # (B, L, channels) each: what the directions mix, and their gate
         inner, gate = self.in_proj(x).split(self.channels, dim=-1)
         parts = [direction(inner, gate) for direction in self.directions]
         out: Tensor = self.out_proj(parts[0] if len(parts) == 1 else parts[0] + parts[1])
-        return out if residual is None else residual + out
+        return out
 
-    def _compiled(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def _compiled(self, x: Tensor) -> Tensor:
         """All directions in one operator, which keeps less than their parts would."""
         from prism_model import cpu_ops
 
         weights = [direction.weights() for direction in self.directions if isinstance(direction, Direction)]
         stacked = [torch.stack(each) for each in zip(*weights, strict=True)]
-        both = cpu_ops.linear(x.contiguous(), self.in_proj.weight, None)
+        both = cpu_ops.linear(x.contiguous(), self.in_proj.weight)
         mixed = cpu_ops.mix(both, *stacked, torch.is_grad_enabled())[0]
-        out: Tensor = cpu_ops.linear(mixed, self.out_proj.weight, residual)
+        out: Tensor = cpu_ops.linear(mixed, self.out_proj.weight)
         return out
 
 
@@ -152,28 +152,39 @@ class Norm(nn.RMSNorm):
         super().__init__(width, eps=eps)
         self.scan = scan
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        if not compiled(self.scan, x, x.shape[-1]):
-            return super().forward(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Add to the residual stream where there is one.
+
+        Returns
+        -------
+        tuple
+            The stream normalised along its last dimension, and the stream.
+        """
+        if residual is not None and compiled(self.scan, x, x.shape[-1]):
+            from prism_model import cpu_ops
+
+            both: tuple[Tensor, Tensor] = cpu_ops.add_rms_norm(x.contiguous(), residual, self.weight, self.eps)
+            return both
+        stream = x if residual is None else residual + x
+        if not compiled(self.scan, stream, stream.shape[-1]):
+            return super().forward(stream), stream
         from prism_model import cpu_ops
 
-        out: Tensor = cpu_ops.rms_norm(x.contiguous(), self.weight, self.eps)
-        return out
+        return cpu_ops.rms_norm(stream.contiguous(), self.weight, self.eps), stream
 
 
 class Block(nn.Module):
-    """Normalise, mix, and add to the residual stream."""
+    """Add to the residual stream, normalise, mix."""
 
     def __init__(self, norm: Norm, mixer: Mixer) -> None:
         super().__init__()
         self.norm = norm
         self.mixer = mixer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The stream behind the layer, ``(B, L, d_model)``."""
-        out: Tensor = self.mixer(self.norm(x), x)
-        return out
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the layer will add to the stream, ``(B, L, d_model)``, and the stream with what the one before adds."""
+        normed, stream = self.norm(x, residual)
+        return self.mixer(normed), stream
 
 
 class Backbone(nn.Module):
@@ -207,8 +218,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(B, L, d_model)`` into hidden states of the same shape, float32."""
-        x = x.float()
+        x, stream = x.float(), None
         for layer in self.layers:
-            x = layer(x)
-        hidden: Tensor = self.norm(x)
+            x, stream = layer(x, stream)
+        hidden: Tensor = self.norm(x, stream)[0]
         return hidden

@@ -17,7 +17,7 @@ import operator
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
@@ -28,6 +28,8 @@ LANES = 32
 """Channels of a vector: two registers of AVX-512, four of AVX2. Fewer reload the constants more often."""
 FOLD = 8
 """Lanes that sums over channels are kept in until a chunk ends."""
+_SCALES = LANES % 16 == 0 and bool(binding.get_host_cpu_features().get("avx512f"))
+"""Whether the processor multiplies by powers of two in one instruction, with no care at the ends of the range."""
 CHUNK = 32
 """Positions between two stored states of the scan."""
 
@@ -148,20 +150,41 @@ _POLYNOMIAL = (
 """``2 ** r`` for r in [-1/2, 1/2], highest power first: the best of degree 5 that is exactly 1 at 0."""
 
 
+def _call(builder: Any, name: str, *args: Any) -> Any:
+    """Call an LLVM intrinsic that gives what its first argument is."""
+    kind = ir.FunctionType(args[0].type, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _scale(builder: Any, x: Any, k: Any) -> Any:
+    """``x * 2 ** k`` for whole k."""
+    if not _SCALES:
+        k = builder.shl(builder.fptosi(k, _INTS), ir.Constant(_INTS, [23] * LANES))
+        return builder.bitcast(builder.add(builder.bitcast(x, _INTS), k), _FLOATS)
+    every, rounding = ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), 4)
+    parts = []
+    for start in range(0, LANES, 16):
+        index = ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(start, start + 16)))
+        value, power = (builder.shuffle_vector(v, ir.Constant(_FLOATS, ir.Undefined), index) for v in (x, k))
+        parts.append(_call(builder, "llvm.x86.avx512.mask.scalef.ps.512", value, power, value, every, rounding))
+    return builder.shuffle_vector(*parts, ir.Constant(_INTS, list(range(LANES))))
+
+
 @intrinsic
 def _exp2(typingctx, exponent):  # type: ignore[no-untyped-def]
-    """``2 ** x`` for x in [-126, 127], to a relative 1e-7: the whole part of x is added to the bits of the exponent."""
+    """``2 ** x`` to a relative 1e-7; beyond the range of float32, its ends."""
 
     def make(context, builder, signature, args):  # type: ignore[no-untyped-def]
         (x,) = args
-        kind = ir.FunctionType(_FLOATS, [_FLOATS])
-        k = builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.rint.v{LANES}f32"), [x])
+        if not _SCALES:  # whole powers are added to the bits of the exponent, which have no room for others
+            for name, limit in (("maxnum", -126.0), ("minnum", 127.0)):
+                x = _call(builder, f"llvm.{name}.v{LANES}f32", x, ir.Constant(_FLOATS, [limit] * LANES))
+        k = _call(builder, f"llvm.rint.v{LANES}f32", x)
         r = builder.fsub(x, k, flags=_FAST)
         p = ir.Constant(_FLOATS, [_POLYNOMIAL[0]] * LANES)
         for coefficient in _POLYNOMIAL[1:]:
             p = builder.fadd(builder.fmul(p, r, flags=_FAST), ir.Constant(_FLOATS, [coefficient] * LANES), flags=_FAST)
-        k = builder.shl(builder.fptosi(k, _INTS), ir.Constant(_INTS, [23] * LANES))
-        return builder.bitcast(builder.add(builder.bitcast(p, _INTS), k), _FLOATS)
+        return _scale(builder, p, k)
 
     return _vector(_vector), make
 
@@ -225,7 +248,7 @@ for _symbol, _instruction in (
 
 @njit(inline="always", **_OPTIONS)
 def _exp(x):  # type: ignore[no-untyped-def]
-    return _exp2(_min(_max(x * _LOG2E, _splat(_f(-126.0))), _splat(_f(127.0))))
+    return _exp2(_min(x * _LOG2E, _splat(_f(126.0))))  # what is divided by must be finite
 
 
 @njit(inline="always", **_OPTIONS)
@@ -258,11 +281,6 @@ def _raw_step(delta, mixed, weight, offset, i, c):  # type: ignore[no-untyped-de
     for r in range(rank):
         x = x + _load(weight, r * channels + c) * _load_spread(mixed, i * mixed.shape[2] + r)
     return x
-
-
-@njit(inline="always", **_OPTIONS)
-def _decay(step, a):  # type: ignore[no-untyped-def]
-    return _exp2(_min(_max(step * a, _splat(_f(-126.0))), _splat(_f(127.0))))
 
 
 @njit(inline="always", **_OPTIONS)
@@ -301,7 +319,7 @@ def _along(h, a, step_at, fed_at, y_at, here, mixed, at, n_states, way, size):  
     """One entry of the state along a chunk, from ``h`` on; gives the state after it."""
     for k in range(size):
         own = here + k * LANES
-        h = _decay(_load(step_at, own), a) * h + _load(fed_at, own) * _load_spread(mixed, at)
+        h = _exp2(_load(step_at, own) * a) * h + _load(fed_at, own) * _load_spread(mixed, at)
         _store(y_at, own, _load(y_at, own) + h * _load_spread(mixed, at + n_states))
         at += way
     return h
@@ -357,7 +375,7 @@ def _again(h, a, step_at, fed_at, here, mixed, at, way, size, decay_at, h_at):  
     """One entry of the state along a chunk once more; ``decay_at`` and ``h_at`` keep what it was."""
     for k in range(size):
         own = here + k * LANES
-        decay = _decay(_load(step_at, own), a)
+        decay = _exp2(_load(step_at, own) * a)
         _store(decay_at, k * LANES, decay)
         _store(h_at, k * LANES, h)
         h = decay * h + _load(fed_at, own) * _load_spread(mixed, at)
@@ -601,18 +619,29 @@ def _inverse_rms(x, i, eps):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def rms_norm_forward(x, weight, eps, out, rows):  # type: ignore[no-untyped-def]
-    """``x * weight / sqrt(mean(x ** 2) + eps)`` of the rows ``(first, last, block)`` of a matrix."""
+def rms_norm_forward(x, residual, weight, eps, stream, out, rows):  # type: ignore[no-untyped-def]
+    """``s * weight / sqrt(mean(s ** 2) + eps)`` of the rows ``(first, last, block)`` of a matrix.
+
+    ``s`` is ``x + residual``, which ``stream`` receives; it is ``x`` where ``residual`` has no rows.
+    """
+    width, add = x.shape[1], residual.shape[0] > 0
     for task in range(rows.shape[0]):
         for i in range(rows[task, 0], rows[task, 1]):
-            inverse = _inverse_rms(x, i, eps)
-            for c in range(0, x.shape[1], LANES):
-                _store(out, i * x.shape[1] + c, _load(x, i * x.shape[1] + c) * inverse * _load(weight, c))
+            if add:
+                for c in range(0, width, LANES):
+                    _store(stream, i * width + c, _load(x, i * width + c) + _load(residual, i * width + c))
+            normed = stream if add else x
+            inverse = _inverse_rms(normed, i, eps)
+            for c in range(0, width, LANES):
+                _store(out, i * width + c, _load(normed, i * width + c) * inverse * _load(weight, c))
 
 
 @njit(**_OPTIONS)
-def rms_norm_backward(grad, x, weight, eps, dx, dweight, rows):  # type: ignore[no-untyped-def]
-    """Gradients; ``dweight`` by block, to be summed after."""
+def rms_norm_backward(grad, stream_grad, x, weight, eps, dx, dweight, rows):  # type: ignore[no-untyped-def]
+    """Gradients by what was normalised, ``x``, and by weight; ``dweight`` by block, to be summed after.
+
+    ``stream_grad``, if it has rows, is what reached ``x`` past the normalisation.
+    """
     width = x.shape[1]
     for task in range(rows.shape[0]):
         own = rows[task, 2] * width
@@ -627,4 +656,7 @@ def rms_norm_backward(grad, x, weight, eps, dx, dweight, rows):  # type: ignore[
             for c in range(0, width, LANES):
                 v, g = _load(x, i * width + c), _load(grad, i * width + c) * inverse
                 _store(dweight, own + c, _load(dweight, own + c) + g * v)
-                _store(dx, i * width + c, g * _load(weight, c) - v * (shrink * inverse))
+                g = g * _load(weight, c) - v * (shrink * inverse)
+                if stream_grad.shape[0] > 0:
+                    g = g + _load(stream_grad, i * width + c)
+                _store(dx, i * width + c, g)

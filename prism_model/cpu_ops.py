@@ -297,7 +297,7 @@ def mix(
     with torch.autocast("cpu", enabled=False):
         for k in range(len(taps)):
             u = _convolve(x, taps[k], tap_bias[k], k == 1, convolved[k] if keep else spare)
-            _product(u, _padded(project[k]), True, None, mixed[k])
+            _product(u, _padded(project[k]), True, False, mixed[k])
             arguments = [u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, k == 1, total, states[k]]
             _run(cpu_kernels.scan_forward, arguments, tasks)
     _run_gate(cpu_kernels.gate_forward, [total], x, channels, [out])
@@ -347,7 +347,7 @@ def _mix_backward(
             arguments = [dy, u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, states[k]]
             gradients = _scan_gradients(arguments, du, du)
             dproject = _gram(gradients[0], u)[: project.shape[1]]
-            _product(gradients[0], _padded(project[k]), False, du, du)
+            _product(gradients[0], _padded(project[k]), False, True, du)
             dtaps = _convolution_gradients(du, x, taps[k], tap_bias[k], k == 1, k == 1, dx)
             dsteps, dA, dD, dbias = gradients[1:]
             for result, value in zip(results, (*dtaps, dproject, dsteps, dbias, dA, dD), strict=True):
@@ -382,20 +382,20 @@ def _padded(project: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("prism_model::linear", mutates_args=(), device_types="cpu")
-def linear(x: Tensor, weight: Tensor, residual: Tensor | None) -> Tensor:
-    """``residual + x @ weight.T``; contiguous float32, all widths multiples of ``NARROW``."""
-    return _product(x, weight, True, residual, x.new_empty(*x.shape[:-1], len(weight)))
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T``; contiguous float32, all widths multiples of ``NARROW``."""
+    return _product(x, weight, True, False, x.new_empty(*x.shape[:-1], len(weight)))
 
 
 @linear.register_fake
-def _(x, weight, residual):  # type: ignore[no-untyped-def]
+def _(x, weight):  # type: ignore[no-untyped-def]
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 @torch.library.custom_op("prism_model::linear_backward", mutates_args=(), device_types="cpu")
 def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by x and weight."""
-    return _product(grad, weight, False, None, torch.empty_like(x)), _gram(grad, x)
+    return _product(grad, weight, False, False, torch.empty_like(x)), _gram(grad, x)
 
 
 @_linear_backward.register_fake
@@ -403,12 +403,10 @@ def _(grad, x, weight):  # type: ignore[no-untyped-def]
     return torch.empty_like(x), torch.empty_like(weight)
 
 
-def _product(x: Tensor, weight: Tensor, transposed: bool, plus: Tensor | None, out: Tensor) -> Tensor:
-    """Fill ``out`` with ``x @ weight`` (or its transpose), plus ``plus``, which may be ``out``."""
+def _product(x: Tensor, weight: Tensor, transposed: bool, add: bool, out: Tensor) -> Tensor:
+    """Fill ``out`` with ``x @ weight`` (or its transpose), or add that to it."""
     x_rows, out_rows = x.flatten(0, -2), out.flatten(0, -2)
-    plus_rows = out_rows if plus is None else plus.flatten(0, -2)
-    arguments = [x_rows, weight, transposed, plus is not None, plus_rows, out_rows]
-    _run(cpu_products.product, arguments, _shares(len(x_rows)))
+    _run(cpu_products.product, [x_rows, weight, transposed, add, out_rows], _shares(len(x_rows)))
     return out
 
 
@@ -420,12 +418,11 @@ def _gram(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _keep_for_linear(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:2])
-    ctx.residual = inputs[2] is not None
+    ctx.save_for_backward(*inputs)
 
 
 def _differentiate_linear(ctx, grad):  # type: ignore[no-untyped-def]
-    return *_linear_backward(grad.contiguous(), *ctx.saved_tensors), grad if ctx.residual else None
+    return _linear_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
 linear.register_autograd(_differentiate_linear, setup_context=_keep_for_linear)
@@ -437,10 +434,7 @@ linear.register_autograd(_differentiate_linear, setup_context=_keep_for_linear)
 @torch.library.custom_op("prism_model::rms_norm", mutates_args=(), device_types="cpu")
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root mean square normalisation of the last dimension; contiguous float32."""
-    out = torch.empty_like(x)
-    rows, width = x.numel() // x.shape[-1], x.shape[-1]
-    _run(cpu_kernels.rms_norm_forward, [x.view(rows, width), weight, eps, out.view(rows, width)], _rows(rows))
-    return out
+    return _normalise(x, x.new_empty(0, x.shape[-1]), weight, eps, x)
 
 
 @rms_norm.register_fake
@@ -448,20 +442,44 @@ def _(x, weight, eps):  # type: ignore[no-untyped-def]
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("prism_model::add_rms_norm", mutates_args=(), device_types="cpu")
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The normalised sum, and the sum; contiguous float32.
+
+    One operator, so that their gradients are added while they are made: autograd would do so in a pass of its own.
+    """
+    stream = torch.empty_like(x)
+    return _normalise(x, residual, weight, eps, stream), stream
+
+
+@add_rms_norm.register_fake
+def _(x, residual, weight, eps):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+def _normalise(x: Tensor, residual: Tensor, weight: Tensor, eps: float, stream: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    x, residual, stream, rows = (t.flatten(0, -2) for t in (x, residual, stream, out))
+    _run(cpu_kernels.rms_norm_forward, [x, residual, weight, eps, stream, rows], _rows(len(x)))
+    return out
+
+
 @torch.library.custom_op("prism_model::rms_norm_backward", mutates_args=(), device_types="cpu")
-def _rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Gradients by x and weight."""
+def _rms_norm_backward(
+    grad: Tensor, stream_grad: Tensor | None, x: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients by x, which includes what reached it past the normalisation, and by weight."""
     dx = torch.empty_like(x)
-    rows, width = x.numel() // x.shape[-1], x.shape[-1]
-    blocks = _rows(rows)
-    dweight = x.new_empty(len(blocks), width)
-    matrices = [t.view(rows, width) for t in (grad, x)]
-    _run(cpu_kernels.rms_norm_backward, [*matrices, weight, eps, dx.view(rows, width), dweight], blocks)
+    past = x.new_empty(0, x.shape[-1]) if stream_grad is None else stream_grad
+    matrices = [t.flatten(0, -2) for t in (grad, past, x)]
+    blocks = _rows(len(matrices[-1]))
+    dweight = x.new_empty(len(blocks), x.shape[-1])
+    _run(cpu_kernels.rms_norm_backward, [*matrices, weight, eps, dx.flatten(0, -2), dweight], blocks)
     return dx, dweight.sum(0)
 
 
 @_rms_norm_backward.register_fake
-def _(grad, x, weight, eps):  # type: ignore[no-untyped-def]
+def _(grad, stream_grad, x, weight, eps):  # type: ignore[no-untyped-def]
     return torch.empty_like(x), torch.empty_like(weight)
 
 
@@ -471,10 +489,24 @@ def _keep_for_rms_norm(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _differentiate_rms_norm(ctx, grad):  # type: ignore[no-untyped-def]
-    return *_rms_norm_backward(grad.contiguous(), *ctx.saved_tensors, ctx.eps), None
+    return *_rms_norm_backward(grad.contiguous(), None, *ctx.saved_tensors, ctx.eps), None
 
 
 rms_norm.register_autograd(_differentiate_rms_norm, setup_context=_keep_for_rms_norm)
+
+
+def _keep_for_add_rms_norm(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(output[1], inputs[2])
+    ctx.eps = inputs[3]
+
+
+def _differentiate_add_rms_norm(ctx, grad, stream_grad):  # type: ignore[no-untyped-def]
+    gradients = (grad.contiguous(), stream_grad.contiguous())
+    dx, dweight = _rms_norm_backward(*gradients, *ctx.saved_tensors, ctx.eps)
+    return dx, dx, dweight, None
+
+
+add_rms_norm.register_autograd(_differentiate_add_rms_norm, setup_context=_keep_for_add_rms_norm)
 
 
 # Sharing work out

@@ -34,16 +34,16 @@ _OPTIONS = {"nogil": True, "cache": True, "fastmath": True, "error_model": "nump
 def _tile(rows: int, columns: int) -> Any:
     """A tile of a product, summed in registers.
 
-    ``out[r, c] = sum over k of a[r * a_row + k * a_step] * b[k * b_step + c]``, plus ``plus[r, c]`` if ``add``; all
-    from flat offsets on. ``out`` and ``plus`` have rows of ``width``.
+    ``out[r, c] = sum over k of a[r * a_row + k * a_step] * b[k * b_step + c]``, added to what is there if ``add``;
+    all from flat offsets on. ``out`` has rows of ``width``.
     """
     floats = ir.VectorType(ir.FloatType(), columns)
     undefined, zeros = ir.Constant(floats, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), columns), None)
 
     @intrinsic
-    def tile(typingctx, a, a_at, a_row, a_step, b, b_at, b_step, depth, add, plus, out, out_at, width):  # type: ignore[no-untyped-def]
+    def tile(typingctx, a, a_at, a_row, a_step, b, b_at, b_step, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
         def make(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            a, a_at, a_row, a_step, b, b_at, b_step, depth, add, plus, out, out_at, width = args
+            a, a_at, a_row, a_step, b, b_at, b_step, depth, add, out, out_at, width = args
 
             def pointer(which, array, *offsets):  # type: ignore[no-untyped-def]
                 data = context.make_array(signature.args[which])(context, builder, array).data
@@ -54,8 +54,8 @@ def _tile(rows: int, columns: int) -> Any:
             def times(number, r):  # type: ignore[no-untyped-def]
                 return builder.mul(number, ir.Constant(number.type, r))
 
-            def row(which, array, r):  # type: ignore[no-untyped-def]
-                return builder.bitcast(pointer(which, array, out_at, times(width, r)), floats.as_pointer())
+            def row(r):  # type: ignore[no-untyped-def]
+                return builder.bitcast(pointer(9, out, out_at, times(width, r)), floats.as_pointer())
 
             def grow(total, value):  # type: ignore[no-untyped-def]
                 builder.store(builder.fadd(builder.load(total), value, flags=("fast",)), total)
@@ -74,13 +74,13 @@ def _tile(rows: int, columns: int) -> Any:
                     grow(total, builder.fmul(builder.shuffle_vector(one, undefined, zeros), vector, flags=("fast",)))
             with builder.if_then(add):
                 for r, total in enumerate(totals):
-                    grow(total, builder.load(row(9, plus, r), align=4))
+                    grow(total, builder.load(row(r), align=4))
             for r, total in enumerate(totals):
-                builder.store(builder.load(total), row(10, out, r), align=4)
+                builder.store(builder.load(total), row(r), align=4)
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(a, n, n, n, b, n, n, n, types.boolean, plus, out, n, n), make
+        return types.void(a, n, n, n, b, n, n, n, types.boolean, out, n, n), make
 
     return tile
 
@@ -113,8 +113,8 @@ def _packed(weight, transposed):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def product(x, weight, transposed, add, plus, out, tasks):  # type: ignore[no-untyped-def]
-    """``x @ weight`` (``x @ weight.T`` if ``transposed``), plus ``plus`` if ``add``; ``plus`` may be ``out``.
+def product(x, weight, transposed, add, out, tasks):  # type: ignore[no-untyped-def]
+    """``x @ weight`` (``x @ weight.T`` if ``transposed``), added to ``out`` if ``add``.
 
     ``tasks`` has rows ``(first, last)``, of rows of ``x``.
     """
@@ -131,17 +131,15 @@ def product(x, weight, transposed, add, plus, out, tasks):  # type: ignore[no-un
                     at = i * columns + c
                     if i + ROWS <= last:
                         if n == WIDE:
-                            _wide(x, i * depth, depth, 1, panels, c * depth, n, depth, add, plus, out, at, columns)
+                            _wide(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
                         else:
-                            _narrow(x, i * depth, depth, 1, panels, c * depth, n, depth, add, plus, out, at, columns)
+                            _narrow(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
                         i += ROWS
                     else:
                         if n == WIDE:
-                            _wide_row(x, i * depth, depth, 1, panels, c * depth, n, depth, add, plus, out, at, columns)
+                            _wide_row(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
                         else:
-                            _narrow_row(
-                                x, i * depth, depth, 1, panels, c * depth, n, depth, add, plus, out, at, columns
-                            )
+                            _narrow_row(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
                         i += 1
                 c += n
 
@@ -159,7 +157,7 @@ def gram(a, b, out, tasks):  # type: ignore[no-untyped-def]
                 for m in range(tasks[task, 0], tasks[task, 1], ROWS):
                     to, x, y = m * columns + c, start * width + m, start * columns + c
                     if n == WIDE:
-                        _wide(a, x, 1, width, b, y, columns, depth, add, out, out, to, columns)
+                        _wide(a, x, 1, width, b, y, columns, depth, add, out, to, columns)
                     else:
-                        _narrow(a, x, 1, width, b, y, columns, depth, add, out, out, to, columns)
+                        _narrow(a, x, 1, width, b, y, columns, depth, add, out, to, columns)
                 c += n

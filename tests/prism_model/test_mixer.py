@@ -13,7 +13,7 @@ from prism_model.backbone import Backbone, Mixer, Norm
 def assert_same(ours: nn.Module, theirs: nn.Module, x: torch.Tensor) -> None:
     theirs.load_state_dict(ours.state_dict())
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(ours(a).shape, generator=torch.Generator().manual_seed(1))
     for model, given in ((ours, a), (theirs, b)):
         (model(given) * weight).sum().backward()
     torch.testing.assert_close(ours(a), theirs(b), rtol=1e-4, atol=1e-5)
@@ -31,10 +31,23 @@ def test_mixer(bidirectional: bool, batch: int, length: int, width: int) -> None
     assert_same(ours, theirs, torch.randn(batch, length, width))
 
 
-def test_norm() -> None:
-    ours, theirs = (Norm(64, eps=1e-5, scan=s) for s in ("cpu", "reference"))
+class AddNorm(nn.Module):
+    """Normalise a stream that something is added to or not; show it and what is normalised."""
+
+    def __init__(self, scan: str, add: bool) -> None:
+        super().__init__()
+        self.norm = Norm(64, eps=1e-5, scan=scan)
+        self.add = add
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self.norm(x, 2 * x.flip(0) if self.add else None))
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_norm(add: bool) -> None:
+    ours, theirs = AddNorm("cpu", add), AddNorm("reference", add)
     with torch.no_grad():
-        ours.weight.uniform_()
+        ours.norm.weight.uniform_()
     assert_same(ours, theirs, torch.randn(3, 700, 64))  # more rows than a block
 
 

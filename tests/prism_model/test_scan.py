@@ -179,9 +179,22 @@ def test_operators_pass_opcheck() -> None:
     torch.library.opcheck(cpu_ops._gate, (u, z), test_utils=tests)
     torch.library.opcheck(cpu_ops._convolution, (u, normal(4, 32), bias, True), test_utils=tests)
     torch.library.opcheck(cpu_ops.rms_norm, (u, bias, 1e-5), test_utils=tests)
+    torch.library.opcheck(cpu_ops.add_rms_norm, (u, delta, bias, 1e-5), test_utils=tests)
+    torch.library.opcheck(cpu_ops.linear, (u, normal(48, 32)), test_utils=tests)
     directions = [normal(2, *shape) for shape in ((4, 32), (32,), (8, 32), (2, 32), (32,))]
     A = (-torch.rand(2, 3, 32)).requires_grad_()
     torch.library.opcheck(cpu_ops.mix, (normal(2, 40, 64), *directions, A, normal(2, 32), True), test_utils=tests)
+
+
+def test_gates_far_from_zero() -> None:
+    from prism_model import cpu_ops
+
+    z = torch.linspace(-300, 300, 32).view(1, 1, 32).requires_grad_()
+    out = cpu_ops._gate(torch.ones(1, 1, 32), z)
+    out.sum().backward()
+    torch.testing.assert_close(out, torch.nn.functional.silu(z))
+    assert z.grad is not None
+    torch.testing.assert_close(z.grad, (z > 0).float(), rtol=1e-2, atol=1e-2)
 
 
 def test_autocast_keeps_the_scan_in_float32() -> None:
