@@ -294,12 +294,11 @@ def mix(
     y, convolved, mixed, states = _kept(x, project, A, keep)
     total = y if keep else out
     tasks = _tasks(batch, channels)
-    with torch.autocast("cpu", enabled=False):
-        for k in range(len(taps)):
-            u = _convolve(x, taps[k], tap_bias[k], k == 1, convolved[k] if keep else spare)
-            _product(u, _padded(project[k]), True, False, mixed[k])
-            arguments = [u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, k == 1, total, states[k]]
-            _run(cpu_kernels.scan_forward, arguments, tasks)
+    for k in range(len(taps)):
+        u = _convolve(x, taps[k], tap_bias[k], k == 1, convolved[k] if keep else spare)
+        _product(u, _padded(project[k]), True, False, mixed[k])
+        arguments = [u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, k == 1, total, states[k]]
+        _run(cpu_kernels.scan_forward, arguments, tasks)
     _run_gate(cpu_kernels.gate_forward, [total], x, channels, [out])
     return out, y, convolved, mixed, states
 
@@ -341,17 +340,16 @@ def _mix_backward(
     du, dy, dx = torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(x)
     results = tuple(torch.empty_like(t) for t in (taps, tap_bias, project, steps, step_bias, A, D))
     _run_gate(cpu_kernels.gate_backward, [grad, y], x, channels, [dy, dx])
-    with torch.autocast("cpu", enabled=False):
-        for k in range(len(taps)):
-            u = convolved[k]
-            arguments = [dy, u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, states[k]]
-            gradients = _scan_gradients(arguments, du, du)
-            dproject = _gram(gradients[0], u)[: project.shape[1]]
-            _product(gradients[0], _padded(project[k]), False, True, du)
-            dtaps = _convolution_gradients(du, x, taps[k], tap_bias[k], k == 1, k == 1, dx)
-            dsteps, dA, dD, dbias = gradients[1:]
-            for result, value in zip(results, (*dtaps, dproject, dsteps, dbias, dA, dD), strict=True):
-                result[k] = value
+    for k in range(len(taps)):
+        u = convolved[k]
+        arguments = [dy, u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, states[k]]
+        gradients = _scan_gradients(arguments, du, du)
+        dproject = _gram(gradients[0], u)[: project.shape[1]]
+        _product(gradients[0], _padded(project[k]), False, True, du)
+        dtaps = _convolution_gradients(du, x, taps[k], tap_bias[k], k == 1, k == 1, dx)
+        dsteps, dA, dD, dbias = gradients[1:]
+        for result, value in zip(results, (*dtaps, dproject, dsteps, dbias, dA, dD), strict=True):
+            result[k] = value
     return dx, *results  # type: ignore[return-value]
 
 
@@ -375,7 +373,7 @@ mix.register_autograd(_differentiate_mix, setup_context=_keep_for_mix)
 
 def _padded(project: Tensor) -> Tensor:
     """With rows of 0 up to a multiple of the products' columns; what is projected has as many columns."""
-    return F.pad(project, (0, 0, 0, -len(project) % NARROW))
+    return F.pad(project, (0, 0, 0, -project.shape[-2] % NARROW))
 
 
 # Matrix products
@@ -412,6 +410,8 @@ def _product(x: Tensor, weight: Tensor, transposed: bool, add: bool, out: Tensor
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
     """``a.T @ b`` over all rows."""
+    if a.shape[-1] > b.shape[-1]:  # the loops go down the columns of the first, which had better be narrow
+        return torch.from_numpy(np.ascontiguousarray(_gram(b, a).numpy().T))
     out = a.new_empty(a.shape[-1], b.shape[-1])
     _run(cpu_products.gram, [a.flatten(0, -2), b.flatten(0, -2), out], _shares(len(out)))
     return out

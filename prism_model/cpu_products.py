@@ -25,7 +25,7 @@ WIDE = 64 if binding.get_host_cpu_features().get("avx512f") else 16
 """Columns of a tile: with ``ROWS`` rows it fills half of the vector registers."""
 ROWS = 4
 """Rows of a tile."""
-AT_ONCE = 192
+AT_ONCE = 96
 """Rows whose part in a product is completed before the next ones', so that they stay in the second-level cache."""
 
 _OPTIONS = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy", "boundscheck": False}
