@@ -29,7 +29,7 @@ PARTS = {
     "gate": ("prism_model::gate_",),
     "convolution": ("prism_model::convolution_",),
     "normalisation": ("prism_model::rms_norm_",),
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "matrix products": ("prism_model::product", "prism_model::gram", "aten::mm", "aten::addmm", "aten::bmm"),
     "optimiser": ("Optimizer.step",),
 }
 """Parts of a step, by the names that torch's profiler gives to what runs there."""

@@ -31,6 +31,18 @@ def test_mixer(bidirectional: bool, batch: int, length: int, width: int) -> None
     assert_same(ours, theirs, torch.randn(batch, length, width))
 
 
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 16, 16), (7, 48, 80), (203, 144, 64), (98, 16, 144)])
+def test_products(rows: int, depth: int, columns: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, depth, requires_grad=True), torch.randn(columns, depth, requires_grad=True)
+    grad = torch.randn(rows, columns)
+    expected = torch.nn.functional.linear(x, weight)
+    torch.testing.assert_close(cpu_ops.linear(x, weight), expected, rtol=1e-5, atol=1e-4)
+    theirs = torch.autograd.grad(expected, (x, weight), grad)
+    ours = torch.autograd.grad(cpu_ops.linear(x, weight), (x, weight), grad)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
 class AddNorm(nn.Module):
     """Normalise a stream that something is added to or not; show it and what is normalised."""
 
