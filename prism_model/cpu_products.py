@@ -6,7 +6,7 @@ weight is copied. The loops also run on the threads of the other kernels: those 
 run, go on spinning for some milliseconds after each and take a processor from whatever else runs then.
 
 Arrays are contiguous float32. Widths are multiples of ``NARROW``. Results do not depend on how rows or columns are
-shared out. The file stands by itself because numba's cache watches the file of the compiled function alone.
+shared out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from genostore.compiled import njit
 
 NARROW = 16
 """Columns of the narrowest tile."""
