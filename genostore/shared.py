@@ -13,9 +13,11 @@ import hashlib
 import math
 import mmap
 import os
+import random
 import stat
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,6 +31,7 @@ from genostore.errors import QueryError, WriteError
 
 _HEADER = 4096
 _DONE = b"genostore resident 1\n"
+_TURN = 0.01  # seconds at most, so that two who want to make the same do not stay in step
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 _open: weakref.WeakValueDictionary[str, Shared] = weakref.WeakValueDictionary()
 _lock = threading.RLock()
@@ -91,9 +94,12 @@ def _attach(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], make: Call
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for whoever makes it
             if _same(path, descriptor) and _complete(descriptor, size):
                 return Shared(path, descriptor, shape, dtype)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Not waiting: whoever makes it then keeps it, and who waited to make it would wait until it is given back.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _same(path, descriptor) and not _complete(descriptor, size):
                 _make(path, descriptor, size, shape, dtype, make)
+        except BlockingIOError:  # somebody looks too, or makes it by now
+            time.sleep(random.uniform(0, _TURN))
         except BaseException:
             os.close(descriptor)
             raise

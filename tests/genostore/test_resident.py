@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import mmap
 import os
@@ -9,7 +10,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -216,6 +219,23 @@ def test_a_half_made_array_is_made_again(folder: Path) -> None:
     np.testing.assert_array_equal(made.values, np.full(10, 3.0))
     with pytest.raises(ValueError, match="read-only"):
         made.values[0] = 1
+
+
+def test_who_came_second_waits_for_the_array_and_not_for_its_user(folder: Path) -> None:
+    name, kind = shared.key("second"), np.dtype(float)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / name).open("w+b") as file, ThreadPoolExecutor(1) as other:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as of one who looks, makes, and keeps it
+        second = other.submit(shared.shared, name, (10,), kind, lambda out: out.fill(3.0))
+        time.sleep(0.3)  # it has seen that the array is not made, and wants to make it
+        assert not second.done()
+        file.write(shared._DONE.ljust(shared._HEADER, b"\0") + np.full(10, 5.0).tobytes())
+        file.flush()
+        try:
+            assert (second.result(timeout=30).values == 5).all()
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # else a failure would wait for ever
+    del second
 
 
 def test_a_folder_that_others_can_write_to_is_refused(folder: Path) -> None:
