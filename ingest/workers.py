@@ -212,7 +212,7 @@ def crew(workers: int, scheduler: str | None) -> Iterator[Crew]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: a second run beside this one finds the usual one taken
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,

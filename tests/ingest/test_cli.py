@@ -112,7 +112,7 @@ def test_a_cluster_writes_the_same_bytes(small: Small, store: Path) -> None:
 
     call("ingest", small.catalogue(TRACKS), store)
     other = store.with_name("other.zarr")
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         call("ingest", small.catalogue(TRACKS), other, "--scheduler", cluster.scheduler_address)
     assert tree(other) == tree(store)
     assert list(genostore.open(other).entries) == ["sequence", "tracks/K562/DNase"]
