@@ -7,6 +7,7 @@ anything by hand, and memory that somebody keeps is never used again.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -51,7 +52,8 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     except (KeyError, IndexError):
         memory = mmap.mmap(-1, room)
         if room >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            with contextlib.suppress(OSError):  # a kernel made without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
     # Every view of this array refers to it, not to what lies beneath, since that is no array.
     out: NDArray[Any] = np.ndarray(shape, kind, buffer=memory)
     key = id(out)
