@@ -60,6 +60,11 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tenso
     return out[..., : x.shape[-1]]
 
 
+def _contiguous(tensor: Tensor) -> Tensor:
+    """The same in a row; torch's own copies run on OpenMP's threads."""
+    return torch.from_numpy(np.ascontiguousarray(tensor.detach().numpy()))
+
+
 def _whole_vectors(tensor: Tensor) -> Tensor:
     """Contiguous, with channels (the last dimension) of 0 up to a multiple of the kernels' vectors."""
     missing = -tensor.shape[-1] % LANES
@@ -471,8 +476,8 @@ def _rms_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients by x, which includes what reached it past the normalisation, and by weight."""
     dx = torch.empty_like(x)
-    past = x.new_empty(0, x.shape[-1]) if stream_grad is None else stream_grad
-    matrices = [t.flatten(0, -2) for t in (grad, past, x)]
+    past = x.new_empty(0, x.shape[-1]) if stream_grad is None else _contiguous(stream_grad)
+    matrices = [t.flatten(0, -2) for t in (_contiguous(grad), past, x)]
     blocks = _rows(len(matrices[-1]))
     dweight = x.new_empty(len(blocks), x.shape[-1])
     _run(cpu_kernels.rms_norm_backward, [*matrices, weight, eps, dx.flatten(0, -2), dweight], blocks)
@@ -490,7 +495,7 @@ def _keep_for_rms_norm(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _differentiate_rms_norm(ctx, grad):  # type: ignore[no-untyped-def]
-    return *_rms_norm_backward(grad.contiguous(), None, *ctx.saved_tensors, ctx.eps), None
+    return *_rms_norm_backward(grad, None, *ctx.saved_tensors, ctx.eps), None
 
 
 rms_norm.register_autograd(_differentiate_rms_norm, setup_context=_keep_for_rms_norm)
@@ -499,11 +504,13 @@ rms_norm.register_autograd(_differentiate_rms_norm, setup_context=_keep_for_rms_
 def _keep_for_add_rms_norm(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(output[1], inputs[2])
     ctx.eps = inputs[3]
+    ctx.set_materialize_grads(False)  # nothing reaches the last layer's stream past its normalisation
 
 
 def _differentiate_add_rms_norm(ctx, grad, stream_grad):  # type: ignore[no-untyped-def]
-    gradients = (grad.contiguous(), stream_grad.contiguous())
-    dx, dweight = _rms_norm_backward(*gradients, *ctx.saved_tensors, ctx.eps)
+    stream, weight = ctx.saved_tensors
+    grad = torch.zeros_like(stream) if grad is None else grad
+    dx, dweight = _rms_norm_backward(grad, stream_grad, stream, weight, ctx.eps)
     return dx, dx, dweight, None
 
 
