@@ -9,25 +9,19 @@ between two layers runs on OpenMP's threads, which would go on spinning for mill
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import record_function
 
 from prism_model import cpu_kernels, cpu_products
 from prism_model.cpu_kernels import CHUNK, LANES
-from prism_model.cpu_products import NARROW, ROWS
+from prism_model.cpu_products import NARROW
+from prism_model.cpu_threads import Call, by_channels, by_columns, by_rows, n_blocks, run, run_in_turn
 from prism_model.scan import ScanInputs
-
-BLOCK = 256
-"""Most channels of a task; fewer where there are fewer samples than threads."""
 
 
 def scan(inputs: ScanInputs) -> Tensor:
@@ -88,7 +82,7 @@ def _scan(
     """The scan and the states at the chunks' starts; contiguous float32, ``A`` as ``(N, D)``, ``mixed`` is B, C."""
     out, states = torch.empty_like(u), _states(u, A)
     arguments = [u, delta, mixed, u.new_empty(0, u.shape[2]), A, D, bias, softplus, reverse, False, out, states]
-    _run(cpu_kernels.scan_forward, arguments, _tasks(u.shape[0], u.shape[2]))
+    run_in_turn([Call(cpu_kernels.scan_forward, arguments, by_channels(u.shape[2], len(u)))], len(u))
     return out, states
 
 
@@ -117,8 +111,10 @@ def _scan_backward(
     """Gradients by u, delta, mixed, A, D and bias."""
     du, ddelta = torch.empty_like(u), torch.empty_like(u)
     arguments = [grad, u, delta, mixed, u.new_empty(0, u.shape[2]), A, D, bias, softplus, reverse, states]
-    dmixed, _, dA, dD, dbias = _scan_gradients(arguments, du, ddelta)
-    return du, ddelta, dmixed, dA, dD, dbias
+    by_sample = [u.new_empty(len(u), *shape) for shape in ((0, u.shape[2]), A.shape, D.shape, bias.shape)]
+    calls, dmixed = _scan_back(arguments, du, ddelta, by_sample)
+    run_in_turn(calls, len(u))
+    return du, ddelta, dmixed, *(t.sum(0) for t in by_sample[1:])  # type: ignore[return-value]
 
 
 @_scan_backward.register_fake
@@ -126,15 +122,27 @@ def _(grad, u, delta, mixed, A, D, bias, states, softplus, reverse):  # type: ig
     return tuple(torch.empty_like(t) for t in (u, u, mixed, A, D, bias))
 
 
-def _scan_gradients(arguments: Sequence[Any], du: Tensor, ddelta: Tensor) -> tuple[Tensor, ...]:
-    """Run the scan backward: fill the two, give those by mixed, weight, A, D and bias."""
-    _, u, _, mixed, weight, A, *_ = arguments
-    batch, _, channels = u.shape
-    tasks = _tasks(batch, channels)
-    dmixed = u.new_empty(int(tasks[:, 3].max()) + 1, *mixed.shape)
-    dweight, dA, dD, dbias = (u.new_empty(batch, *s) for s in (weight.shape, A.shape, (channels,), (channels,)))
-    _run(cpu_kernels.scan_backward, [*arguments, du, ddelta, dmixed, dweight, dA, dD, dbias], tasks)
-    return dmixed[0] if len(dmixed) == 1 else dmixed.sum(0), *(t.sum(0) for t in (dweight, dA, dD, dbias))
+def _scan_back(
+    arguments: Sequence[Any], du: Tensor, ddelta: Tensor, by_sample: Sequence[Tensor]
+) -> tuple[list[Call], Tensor]:
+    """The calls that fill the two and, by sample, the gradients by weight, A, D and bias; and that by mixed."""
+    _, u, _, mixed, *_ = arguments
+    batch, length, channels = u.shape
+    blocks = n_blocks(channels, batch)
+    # A sample that is not divided leaves all blocks but the first as they are.
+    dmixed = torch.from_numpy((np.zeros if blocks > 1 else np.empty)((blocks, *mixed.shape), np.float32))
+    calls = [
+        Call(cpu_kernels.scan_backward, [*arguments, du, ddelta, dmixed, *by_sample], by_channels(channels, batch))
+    ]
+    if blocks > 1:
+        calls.append(Call(_sum_blocks, [dmixed.flatten(1, 2)], by_rows(length)))
+    return calls, dmixed[0]
+
+
+def _sum_blocks(blocks: np.ndarray, tasks: np.ndarray) -> None:
+    """Sum into the first block."""
+    for first, last in tasks:
+        blocks[0, first:last] = blocks[:, first:last].sum(0)
 
 
 def _keep_for_scan(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -160,7 +168,7 @@ _scan.register_autograd(_differentiate_scan, setup_context=_keep_for_scan)
 def _gate(y: Tensor, z: Tensor) -> Tensor:
     """``y * silu(z)``; contiguous float32."""
     out = torch.empty_like(y)
-    _run_gate(cpu_kernels.gate_forward, [y], z, 0, [out])
+    run_in_turn([_gate_call(cpu_kernels.gate_forward, [y], z, 0, [out])], len(z))
     return out
 
 
@@ -173,7 +181,7 @@ def _(y, z):  # type: ignore[no-untyped-def]
 def _gate_backward(grad: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by y and z."""
     dy, dz = torch.empty_like(y), torch.empty_like(z)
-    _run_gate(cpu_kernels.gate_backward, [grad, y], z, 0, [dy, dz])
+    run_in_turn([_gate_call(cpu_kernels.gate_backward, [grad, y], z, 0, [dy, dz])], len(z))
     return dy, dz
 
 
@@ -182,12 +190,12 @@ def _(grad, y, z):  # type: ignore[no-untyped-def]
     return torch.empty_like(y), torch.empty_like(z)
 
 
-def _run_gate(
+def _gate_call(
     kernel: Callable[..., None], read: Sequence[Tensor], z: Tensor, z_at: int, written: Sequence[Tensor]
-) -> None:
-    """Run a kernel over rows; the gate is in the columns of ``z`` from ``z_at`` on."""
+) -> Call:
+    """A kernel over rows; the gate is in the columns of ``z`` from ``z_at`` on."""
     read, gate, written = [t.flatten(0, 1) for t in read], z.flatten(0, 1), [t.flatten(0, 1) for t in written]
-    _run(kernel, [*read, gate, z_at, *written], _rows(len(gate)))
+    return Call(kernel, [*read, gate, z_at, *written], by_rows(z.shape[1]))
 
 
 def _keep_for_gate(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -207,11 +215,9 @@ _gate.register_autograd(_differentiate_gate, setup_context=_keep_for_gate)
 @torch.library.custom_op("prism_model::causal_convolution", mutates_args=(), device_types="cpu")
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
     """SiLU of the convolution; contiguous float32, ``weight`` as ``(tap, channel)``."""
-    return _convolve(x, weight, bias, reverse, torch.empty_like(x))
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool, out: Tensor) -> Tensor:
-    _run(cpu_kernels.convolution_forward, [x, weight, bias, reverse, out], _tasks(out.shape[0], out.shape[2]))
+    out = torch.empty_like(x)
+    arguments = [x, weight, bias, reverse, out]
+    run_in_turn([Call(cpu_kernels.convolution_forward, arguments, by_channels(x.shape[2], len(x)))], len(x))
     return out
 
 
@@ -225,24 +231,15 @@ def _convolution_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by x, weight and bias."""
-    dx = torch.empty_like(x)
-    return dx, *_convolution_gradients(grad, x, weight, bias, reverse, False, dx)
+    dx, by_sample = torch.empty_like(x), [x.new_empty(len(x), *t.shape) for t in (weight, bias)]
+    arguments = [grad, x, weight, bias, reverse, False, dx, *by_sample]
+    run_in_turn([Call(cpu_kernels.convolution_backward, arguments, by_channels(x.shape[2], len(x)))], len(x))
+    return dx, *(t.sum(0) for t in by_sample)  # type: ignore[return-value]
 
 
 @_convolution_backward.register_fake
 def _(grad, x, weight, bias, reverse):  # type: ignore[no-untyped-def]
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
-
-
-def _convolution_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool, add: bool, dx: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Fill ``dx``, or add to it; give the gradients by weight and bias."""
-    batch, _, channels = grad.shape
-    dweight, dbias = grad.new_empty(batch, *weight.shape), grad.new_empty(batch, channels)
-    arguments = [grad, x, weight, bias, reverse, add, dx, dweight, dbias]
-    _run(cpu_kernels.convolution_backward, arguments, _tasks(batch, channels))
-    return dweight.sum(0), dbias.sum(0)
 
 
 def _keep_for_convolution(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -298,14 +295,18 @@ def mix(
     batch, length, channels = x.shape[0], x.shape[1], taps.shape[2]
     out, spare = (x.new_empty(batch, length, channels) for _ in range(2))
     y, convolved, mixed, states = _kept(x, project, A, keep)
-    total = y if keep else out
-    tasks = _tasks(batch, channels)
+    total, project = y if keep else out, _padded(project)
+    calls = []
     for k in range(len(taps)):
-        u = _convolve(x, taps[k], tap_bias[k], k == 1, convolved[k] if keep else spare)
-        _product(u, _padded(project[k]), True, False, mixed[k])
-        arguments = [u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, k == 1, total, states[k]]
-        _run(cpu_kernels.scan_forward, arguments, tasks)
-    _run_gate(cpu_kernels.gate_forward, [total], x, channels, [out])
+        back, u = k == 1, convolved[k] if keep else spare
+        scanned = [u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, back, back, total, states[k]]
+        calls += [
+            Call(cpu_kernels.convolution_forward, [x, taps[k], tap_bias[k], back, u], by_channels(channels, batch)),
+            _product(u, project[k], True, False, mixed[k]),
+            Call(cpu_kernels.scan_forward, scanned, by_channels(channels, batch)),
+        ]
+    calls.append(_gate_call(cpu_kernels.gate_forward, [total], x, channels, [out]))
+    run_in_turn(calls, batch)
     return out, y, convolved, mixed, states
 
 
@@ -342,20 +343,27 @@ def _mix_backward(
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by the arguments of :func:`mix`."""
-    channels = taps.shape[2]
+    batch, channels = len(x), taps.shape[2]
     du, dy, dx = torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(x)
-    results = tuple(torch.empty_like(t) for t in (taps, tap_bias, project, steps, step_bias, A, D))
-    _run_gate(cpu_kernels.gate_backward, [grad, y], x, channels, [dy, dx])
+    padded = _padded(project)
+    weights = (taps, tap_bias, padded, steps, step_bias, A, D)
+    by_sample = [x.new_empty(len(t), batch, *t.shape[1:]) for t in weights]
+    calls = [_gate_call(cpu_kernels.gate_backward, [grad, y], x, channels, [dy, dx])]
     for k in range(len(taps)):
-        u = convolved[k]
-        arguments = [dy, u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, k == 1, states[k]]
-        gradients = _scan_gradients(arguments, du, du)
-        dproject = _gram(gradients[0], u)[: project.shape[1]]
-        _product(gradients[0], _padded(project[k]), False, True, du)
-        dtaps = _convolution_gradients(du, x, taps[k], tap_bias[k], k == 1, k == 1, dx)
-        dsteps, dA, dD, dbias = gradients[1:]
-        for result, value in zip(results, (*dtaps, dproject, dsteps, dbias, dA, dD), strict=True):
-            result[k] = value
+        back, u = k == 1, convolved[k]
+        dtaps, dtap_bias, dproject, dsteps, dbias, dA, dD = (t[k] for t in by_sample)
+        scanned = [dy, u, u, mixed[k], steps[k], A[k], D[k], step_bias[k], True, back, states[k]]
+        scan, dmixed = _scan_back(scanned, du, du, [dsteps, dA, dD, dbias])
+        convolution = [du, x, taps[k], tap_bias[k], back, back, dx, dtaps, dtap_bias]
+        calls += [
+            *scan,
+            _gram(dmixed, u, dproject),
+            _product(dmixed, padded[k], False, True, du),
+            Call(cpu_kernels.convolution_backward, convolution, by_channels(channels, batch)),
+        ]
+    run_in_turn(calls, batch)
+    by_sample[2] = by_sample[2][:, :, : project.shape[1]]
+    results = [torch.from_numpy(t.numpy().sum(1)) for t in by_sample]
     return dx, *results  # type: ignore[return-value]
 
 
@@ -388,7 +396,9 @@ def _padded(project: Tensor) -> Tensor:
 @torch.library.custom_op("prism_model::linear", mutates_args=(), device_types="cpu")
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """``x @ weight.T``; contiguous float32, all widths multiples of ``NARROW``."""
-    return _product(x, weight, True, False, x.new_empty(*x.shape[:-1], len(weight)))
+    out = x.new_empty(*x.shape[:-1], len(weight))
+    run_in_turn([_product(_samples(x), weight, True, False, _samples(out))], len(_samples(x)))
+    return out
 
 
 @linear.register_fake
@@ -399,7 +409,13 @@ def _(x, weight):  # type: ignore[no-untyped-def]
 @torch.library.custom_op("prism_model::linear_backward", mutates_args=(), device_types="cpu")
 def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by x and weight."""
-    return _product(grad, weight, False, False, torch.empty_like(x)), _gram(grad, x)
+    dx = torch.empty_like(x)
+    of_x, of_out = _samples(x), _samples(grad)
+    narrow, wide = (of_out, of_x) if len(weight) <= x.shape[-1] else (of_x, of_out)
+    by_sample = x.new_empty(len(of_x), narrow.shape[-1], wide.shape[-1])
+    run_in_turn([_product(of_out, weight, False, False, _samples(dx)), _gram(narrow, wide, by_sample)], len(of_x))
+    dweight = by_sample.numpy().sum(0)
+    return dx, torch.from_numpy(np.ascontiguousarray(dweight if narrow is of_out else dweight.T))
 
 
 @_linear_backward.register_fake
@@ -407,20 +423,20 @@ def _(grad, x, weight):  # type: ignore[no-untyped-def]
     return torch.empty_like(x), torch.empty_like(weight)
 
 
-def _product(x: Tensor, weight: Tensor, transposed: bool, add: bool, out: Tensor) -> Tensor:
+def _samples(rows: Tensor) -> Tensor:
+    """As ``(sample, position, column)``."""
+    return rows if rows.ndim == 3 else rows.flatten(0, -2)[None]
+
+
+def _product(x: Tensor, weight: Tensor, transposed: bool, add: bool, out: Tensor) -> Call:
     """Fill ``out`` with ``x @ weight`` (or its transpose), or add that to it."""
-    x_rows, out_rows = x.flatten(0, -2), out.flatten(0, -2)
-    _run(cpu_products.product, [x_rows, weight, transposed, add, out_rows], _shares(len(x_rows)))
-    return out
+    arguments = [x.flatten(0, 1), weight, transposed, add, out.flatten(0, 1)]
+    return Call(cpu_products.product, arguments, by_rows(x.shape[1]))
 
 
-def _gram(a: Tensor, b: Tensor) -> Tensor:
-    """``a.T @ b`` over all rows."""
-    if a.shape[-1] > b.shape[-1]:  # the loops go down the columns of the first, which had better be narrow
-        return torch.from_numpy(np.ascontiguousarray(_gram(b, a).numpy().T))
-    out = a.new_empty(a.shape[-1], b.shape[-1])
-    _run(cpu_products.gram, [a.flatten(0, -2), b.flatten(0, -2), out], _shares(len(out)))
-    return out
+def _gram(a: Tensor, b: Tensor, out: Tensor) -> Call:
+    """Fill ``out`` with ``a.T @ b``, by sample. The loops go down the columns of ``a``, which had better be narrow."""
+    return Call(cpu_products.gram, [a, b, out], by_columns(a.shape[2]))
 
 
 def _keep_for_linear(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -466,7 +482,7 @@ def _(x, residual, weight, eps):  # type: ignore[no-untyped-def]
 def _normalise(x: Tensor, residual: Tensor, weight: Tensor, eps: float, stream: Tensor) -> Tensor:
     out = torch.empty_like(x)
     x, residual, stream, rows = (t.flatten(0, -2) for t in (x, residual, stream, out))
-    _run(cpu_kernels.rms_norm_forward, [x, residual, weight, eps, stream, rows], _rows(len(x)))
+    run(cpu_kernels.rms_norm_forward, [x, residual, weight, eps, stream, rows], _rows(len(x)))
     return out
 
 
@@ -480,8 +496,14 @@ def _rms_norm_backward(
     matrices = [t.flatten(0, -2) for t in (_contiguous(grad), past, x)]
     blocks = _rows(len(matrices[-1]))
     dweight = x.new_empty(len(blocks), x.shape[-1])
-    _run(cpu_kernels.rms_norm_backward, [*matrices, weight, eps, dx.flatten(0, -2), dweight], blocks)
+    run(cpu_kernels.rms_norm_backward, [*matrices, weight, eps, dx.flatten(0, -2), dweight], blocks)
     return dx, dweight.sum(0)
+
+
+def _rows(n: int) -> np.ndarray:
+    """Rows (first, last, block): the same blocks for any number of threads."""
+    edges = np.append(np.arange(0, n, 1_024), n)
+    return np.stack([edges[:-1], edges[1:], np.arange(len(edges) - 1)], axis=1)
 
 
 @_rms_norm_backward.register_fake
@@ -515,59 +537,3 @@ def _differentiate_add_rms_norm(ctx, grad, stream_grad):  # type: ignore[no-unty
 
 
 add_rms_norm.register_autograd(_differentiate_add_rms_norm, setup_context=_keep_for_add_rms_norm)
-
-
-# Sharing work out
-
-
-def _rows(n: int) -> np.ndarray:
-    """Rows (first, last, block): the same blocks for any number of threads."""
-    edges = np.append(np.arange(0, n, 1_024), n)
-    return np.stack([edges[:-1], edges[1:], np.arange(len(edges) - 1)], axis=1)
-
-
-def _shares(n: int) -> np.ndarray:
-    """Rows (first, last): equal parts of whole tiles, one for each thread."""
-    edges = np.linspace(0, -(-n // ROWS), torch.get_num_threads() + 1).astype(np.int64) * ROWS
-    return np.stack([edges[:-1], np.minimum(edges[1:], n)], axis=1)
-
-
-def _tasks(batch: int, channels: int) -> np.ndarray:
-    """Rows (sample, first channel, last channel, block), enough of them for all threads."""
-    if channels % LANES:  # the kernels would read past the end
-        raise ValueError(f"the operator takes a multiple of {LANES} channels, not {channels}; call selective_scan")
-    block = BLOCK
-    while batch * -(-channels // block) < torch.get_num_threads() and block > LANES:
-        block //= 2
-    starts = range(0, channels, block)
-    rows = [(b, s, min(s + block, channels), k) for b in range(batch) for k, s in enumerate(starts)]
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
-
-
-def _run(kernel: Callable[..., None], arguments: Sequence[Any], tasks: np.ndarray) -> None:
-    """Share the tasks out among as many threads as torch uses; the kernels release the GIL.
-
-    Not numba's own parallel loops: their default layer aborts the process when two threads enter it at once, as a
-    loader and a training step do, and their OpenMP layer when a child was forked.
-    """
-    with record_function(f"prism_model::{kernel.__name__}"):
-        _share(kernel, [a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments], tasks)
-
-
-def _share(kernel: Callable[..., None], arrays: Sequence[Any], tasks: np.ndarray) -> None:
-    n_threads = min(torch.get_num_threads(), len(tasks))
-    if n_threads <= 1:
-        kernel(*arrays, tasks)
-        return
-    pool = _pool(n_threads - 1, os.getpid())
-    mine, *others = np.array_split(tasks, n_threads)
-    running = [pool.submit(kernel, *arrays, share) for share in others]
-    kernel(*arrays, mine)
-    for job in running:
-        job.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(size: int, pid: int) -> ThreadPoolExecutor:
-    """One pool a process; ``pid`` because a forked child has none of its parent's threads."""
-    return ThreadPoolExecutor(size, thread_name_prefix="prism")

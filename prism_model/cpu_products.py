@@ -148,16 +148,20 @@ def product(x, weight, transposed, add, out, tasks):  # type: ignore[no-untyped-
 
 @njit(**_OPTIONS)
 def gram(a, b, out, tasks):  # type: ignore[no-untyped-def]
-    """``a.T @ b``: of a product's weight the gradient. ``tasks`` has rows ``(first, last)``, of columns of ``a``."""
-    rows, columns, width = a.shape[0], b.shape[1], a.shape[1]
+    """``a.T @ b`` of every sample: of a product's weight the gradient.
+
+    ``tasks`` has rows ``(sample, first, last)``, of columns of ``a``.
+    """
+    (length, width), columns = a.shape[1:], b.shape[2]
     for task in range(tasks.shape[0]):
-        for start in range(0, rows, AT_ONCE):
-            depth, add = min(AT_ONCE, rows - start), start > 0
+        sample = tasks[task, 0]
+        for start in range(0, length, AT_ONCE):
+            depth, add, row = min(AT_ONCE, length - start), start > 0, sample * length + start
             c = 0
             while c < columns:
                 n = _columns_at(c, columns)
-                for m in range(tasks[task, 0], tasks[task, 1], ROWS):
-                    to, x, y = m * columns + c, start * width + m, start * columns + c
+                for m in range(tasks[task, 1], tasks[task, 2], ROWS):
+                    to, x, y = (sample * width + m) * columns + c, row * width + m, row * columns + c
                     if n == WIDE:
                         _wide(a, x, 1, width, b, y, columns, depth, add, out, to, columns)
                     else:

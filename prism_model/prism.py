@@ -181,7 +181,8 @@ class Prism(nn.Module):
             stacked = weighted_copies(embedded, self.signal_in(signals), contexts, branches)
         start = (sequence.shape[1] - c.center_length) // 2
         hidden = self.backbone(stacked)[:, start : start + c.center_length]
-        pooled = hidden.mean(1).unflatten(0, (-1, len(sequence)))  # (copies, B, d)
+        # A sum rather than a mean: its gradient is the same at every position and need not be written out.
+        pooled = (hidden.sum(1) / c.center_length).unflatten(0, (-1, len(sequence)))  # (copies, B, d)
 
         original = None if branches == "adjusted" else predict(self.head, pooled[0], features)
         adjusted = None
