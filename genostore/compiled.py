@@ -20,6 +20,7 @@ from typing import Any
 
 import numba
 from filelock import FileLock
+from numba.core.caching import IndexDataCacheFile
 from numba.core.compiler_lock import global_compiler_lock
 
 LOCK = ".genostore-compile.lock"
@@ -39,7 +40,8 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         made = numba.njit(**options)(function)
         if options.get("cache"):
-            made._cache._cache_file._source_stamp = _stamp(function)
+            cache_ = made._cache
+            cache_._cache_file = _Kept(cache_._cache_path, cache_._impl.filename_base, _stamp(function))
             compile_ = made.compile
 
             def compile_alone(signature: Any) -> Any:
@@ -50,6 +52,16 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return made
 
     return decorate
+
+
+class _Kept(IndexDataCacheFile):  # type: ignore[misc]  # numba has no types
+    """What is on disk of a function; what cannot be read counts for nothing, and is made anew."""
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            return dict(super()._load_index())
+        except Exception:  # cut short, or of types of an older version, which are no more: anything may be raised
+            return {}
 
 
 def _stamp(function: Callable[..., Any]) -> tuple[tuple[str, int, int], ...]:

@@ -116,3 +116,29 @@ def test_code_is_made_anew_when_a_file_that_it_calls_has_changed(tmp_path: Path)
         )
         with started("from package.kernels import answer; print(answer(1))", tmp_path) as process:
             assert read(process) == f"{2 * (1 + step)}\n"
+
+
+PAIR = """from typing import NamedTuple
+from genostore.compiled import njit
+class Pair(NamedTuple):
+    one: int
+    other: int
+@njit(cache=True)
+def total(pair):
+    return pair[0] + pair[1]
+"""
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of a type that is gone"])
+def test_code_is_made_anew_when_what_is_kept_cannot_be_read(tmp_path: Path, damage: str) -> None:
+    file, ask = tmp_path / "kernels.py", "import kernels; print(kernels.total({}))"
+    file.write_text(PAIR)
+    with started(ask.format("kernels.Pair(1, 2)"), tmp_path) as process:
+        assert read(process) == "3\n"
+    if damage == "cut short":
+        (index,) = tmp_path.rglob("*.nbi")
+        index.write_bytes(index.read_bytes()[:-20])
+    else:  # as an upgrade may do; the function stays in its line
+        file.write_text(PAIR.replace("class Pair(NamedTuple)", "class Other(NamedTuple)"))
+    with started(ask.format("(1, 2)"), tmp_path) as process:
+        assert read(process) == "3\n"
