@@ -59,7 +59,7 @@ def make_step(backend: str, device: str = "cpu", half: bool = False) -> tuple[An
 
 def measure(backend: str, steps: int) -> dict[str, Any]:
     """Time training steps in this process."""
-    from prism_model.memory import keep_freed_memory
+    from genostore.memory import keep_freed_memory
 
     keep_freed_memory()  # as `prism train` does
     model, step = make_step(backend)

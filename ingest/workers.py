@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from genostore.errors import GenostoreError, QueryError, WriteError
+from genostore.memory import LARGE
 from genostore.staging import writer_lock
 from ingest.job import Item, Job, Pipeline
 from ingest.progress import Display
@@ -205,8 +206,15 @@ def crew(workers: int, scheduler: str | None) -> Iterator[Crew]:
             yield Processes(client)
         return
     with (
-        # Dask replaces a worker that dies, but not one that dies while it starts; without this the run would wait.
-        dask.config.set({"distributed.scheduler.no-workers-timeout": _ALONE}),
+        dask.config.set(
+            {
+                # Dask replaces a worker that dies, but not one that dies while it starts: the run would wait for ever.
+                "distributed.scheduler.no-workers-timeout": _ALONE,
+                # A worker makes arrays of the same size over and over; see genostore.memory.
+                "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": LARGE,
+                "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": LARGE,
+            }
+        ),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from genostore.errors import GenostoreError
-from prism_model.memory import keep_freed_memory
+from genostore.memory import keep_freed_memory
 from prism_model.studies.commands import study
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

@@ -167,7 +167,7 @@ def _begin(threads: int, workers: int) -> None:
     import numba
     import torch
 
-    from prism_model.memory import keep_freed_memory
+    from genostore.memory import keep_freed_memory
 
     keep_freed_memory()
     room.share(workers)

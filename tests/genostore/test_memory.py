@@ -7,13 +7,14 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, torch
-from prism_model.memory import keep_freed_memory
+import resource
+import numpy as np
+from genostore.memory import keep_freed_memory
 def faults():
-    torch.ones(8_000_000)
+    np.ones(2_000_000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        torch.ones(8_000_000)
+        np.ones(2_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults(), keep_freed_memory(), faults())
 """
