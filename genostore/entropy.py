@@ -1,36 +1,50 @@
 """The entropy coding of zstd, as compiled functions: FSE tables and Huffman literals. See :mod:`genostore.zstd`.
 
-Functions take addresses; whatever they read lies between ``genostore.zstd.PADDING`` bytes that can be read too.
+Functions take addresses (arrays would be counted whenever they are handed on, which costs more than what some of these
+functions do); whatever they read lies between ``genostore.zstd.PADDING`` bytes that can be read too.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genostore.machine import (
+    get,
     highest_bit,
     load8,
     load16,
     load32,
     load64,
     part,
+    put,
     shift_right,
     store8,
     store16,
     store32,
     store64,
     top,
-    word,
 )
 
-Ints = NDArray[np.int64]
 DAMAGED = -1
 TABLE = 512  # entries that an FSE table may have
 SYMBOLS = 64  # of an FSE table; at most 53 are used
 _MAX_HUFFMAN = 11  # bits of a code
 _MAX_WEIGHT_LOG = 6
 _AT_ONCE = 5  # codes of 11 bits in a word of which 56 are valid
+
+# What symbols stand for: the number of literals, the offset and the length of a match, and themselves.
+LITERALS, OFFSETS, MATCHES, _WEIGHTS = range(4)
+N_SYMBOLS = (36, 25, 53)  # an offset of more than 25 bits is none of a chunk
+# A base value, and how many bits are added to it.
+BASE = np.zeros((4, SYMBOLS), dtype=np.int64)
+BITS = np.zeros((4, SYMBOLS), dtype=np.int64)
+BASE[LITERALS, :36] = [*range(16), 16, 18, 20, 22, 24, 28, 32, 40, 48, *(1 << k for k in range(6, 17))]
+BITS[LITERALS, 16:36] = [1, 1, 1, 1, 2, 2, 3, 3, 4, *range(6, 17)]
+BASE[OFFSETS, :29] = [1 << k for k in range(29)]
+BITS[OFFSETS, :29] = range(29)
+BASE[MATCHES, :53] = [*range(3, 35), 35, 37, 39, 41, 43, 47, 51, 59, 67, 83, 99, *((1 << k) + 3 for k in range(7, 17))]
+BITS[MATCHES, 32:53] = [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, *range(7, 17)]
+BASE[_WEIGHTS] = range(SYMBOLS)
 
 
 @part
@@ -49,8 +63,8 @@ def bits_of(start: int, end: int) -> int:
 
 
 @part
-def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: Ints) -> tuple[int, int, int]:
-    """Read the counts of an FSE table.
+def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: int) -> tuple[int, int, int]:
+    """Read the counts of an FSE table, ``SYMBOLS`` words.
 
     Returns
     -------
@@ -62,7 +76,7 @@ def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: Ints) -
         return DAMAGED, 0, at
     bit, remaining, symbol = 4, 1 << log, 0
     for i in range(SYMBOLS):
-        counts[i] = 0
+        put(counts, i, 0)
     while remaining > 0:
         if symbol >= n_symbols or at + (bit >> 3) > end:
             return DAMAGED, 0, at
@@ -78,7 +92,7 @@ def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: Ints) -
                 value -= threshold
             bit += n
         count = value - 1
-        counts[symbol] = count
+        put(counts, symbol, count)
         symbol += 1
         remaining -= abs(count)
         repeat = 3 if count == 0 else 0
@@ -95,35 +109,46 @@ def read_counts(at: int, end: int, max_log: int, n_symbols: int, counts: Ints) -
 
 
 @part
-def build(base: Ints, bits: Ints, counts: Ints, n_symbols: int, log: int, table: Ints, spread: Ints) -> None:
-    """Make a decoding table: an entry is base | bits << 32 | bits of the next state << 40 | its base << 48."""
+def build(which: int, counts: int, n_symbols: int, log: int, table: int, spread: int) -> None:
+    """Make a decoding table, of ``2**log`` words.
+
+    Parameters
+    ----------
+    which
+        What its symbols stand for: a row of ``BASE`` and ``BITS``.
+    counts, n_symbols, log
+        As of :func:`read_counts`; the counts are changed.
+    table
+        Where it goes: base | bits << 32 | bits of the next state << 40 | base of the next state << 48.
+    spread
+        ``TABLE`` bytes to work in.
+    """
     size = 1 << log
     high = size
     for symbol in range(n_symbols):
-        if counts[symbol] == -1:
+        if get(counts, symbol) == -1:
             high -= 1
-            spread[high] = symbol
+            store8(spread + high, symbol)
     step, position = (size >> 1) + (size >> 3) + 3, 0
     for symbol in range(n_symbols):
-        for _ in range(counts[symbol]):
-            spread[position] = symbol
+        for _ in range(get(counts, symbol)):
+            store8(spread + position, symbol)
             position = (position + step) & (size - 1)
             while position >= high:
                 position = (position + step) & (size - 1)
-        counts[symbol] = abs(counts[symbol])
+        put(counts, symbol, abs(get(counts, symbol)))
     for state in range(size):
-        symbol = spread[state]
-        following = counts[symbol]
-        counts[symbol] = following + 1
+        symbol = load8(spread + state)
+        following = get(counts, symbol)
+        put(counts, symbol, following + 1)
         n = log - highest_bit(following)
-        table[state] = base[symbol] | bits[symbol] << 32 | n << 40 | ((following << n) - size) << 48
+        entry = BASE[which, symbol] | BITS[which, symbol] << 32 | n << 40 | ((following << n) - size) << 48
+        put(table, state, entry)
 
 
 @part
-def read_weights(
-    at: int, end: int, weights: NDArray[np.uint8], table: Ints, spread: Ints, counts: Ints
-) -> tuple[int, int]:
-    """Read the weights of a Huffman tree, but the last; give their number (or ``DAMAGED``), and where they end."""
+def read_weights(at: int, end: int, weights: int, table: int, spread: int, counts: int) -> tuple[int, int]:
+    """Read the weights of a Huffman tree, but the last, as bytes; give their number (or ``DAMAGED``), and their end."""
     header = load8(at)
     at += 1
     if header >= 128:
@@ -132,7 +157,7 @@ def read_weights(
             return DAMAGED, at
         for i in range(n):
             pair = load8(at + (i >> 1))
-            weights[i] = pair & 15 if i & 1 else pair >> 4
+            store8(weights + i, pair & 15 if i & 1 else pair >> 4)
         return n, at + ((n + 1) >> 1)
     stop = at + header
     if stop > end:
@@ -140,7 +165,7 @@ def read_weights(
     log, n_symbols, at = read_counts(at, stop, _MAX_WEIGHT_LOG, 16, counts)
     if log < 0:
         return DAMAGED, at
-    build(_SAME, _NONE, counts, n_symbols, log, table, spread)
+    build(_WEIGHTS, counts, n_symbols, log, table, spread)
     left = bits_of(at, stop)
     if left < 2 * log:
         return DAMAGED, at
@@ -148,12 +173,12 @@ def read_weights(
     left -= 2 * log
     n = 0
     while n < 254:
-        entry = table[one]
-        weights[n] = entry & 15
+        entry = get(table, one)
+        store8(weights + n, entry & 15)
         n += 1
         wanted = (entry >> 40) & 255
         if wanted > left:  # the last two: each state gives one more
-            weights[n] = table[other] & 15
+            store8(weights + n, get(table, other) & 15)
             return n + 1, stop
         # Two states take turns.
         one, other = other, ((entry >> 48) & 0xFFFF) + top(window(at, left), wanted)
@@ -161,39 +186,42 @@ def read_weights(
     return DAMAGED, at
 
 
-_SAME, _NONE = np.arange(SYMBOLS, dtype=np.int64), np.zeros(SYMBOLS, dtype=np.int64)
-
-
 @part
-def build_huffman(weights: NDArray[np.uint8], n: int, table: NDArray[np.uint16], starts: Ints) -> int:
-    """Make the table of a Huffman code: symbol | bits << 8 by the next bits; give its logarithm or ``DAMAGED``."""
+def build_huffman(weights: int, n: int, table: int, starts: int) -> int:
+    """Make the table of a Huffman code: symbol | bits << 8 by the next bits; give its logarithm or ``DAMAGED``.
+
+    ``weights`` are n bytes with room for one more, ``starts`` is room for 16 words.
+    """
     total = 0
     for i in range(16):
-        starts[i] = 0
+        put(starts, i, 0)
     for i in range(n):
-        weight = word(weights[i])
+        weight = load8(weights + i)
         if weight > _MAX_HUFFMAN:
             return DAMAGED
         if weight:
             total += 1 << (weight - 1)
-            starts[weight] += 1 << (weight - 1)
+            put(starts, weight, get(starts, weight) + (1 << (weight - 1)))
     if total == 0:
         return DAMAGED
     log = highest_bit(total) + 1
     rest = (1 << log) - total
     if log > _MAX_HUFFMAN or rest & (rest - 1):
         return DAMAGED
-    weights[n] = highest_bit(rest) + 1
-    starts[weights[n]] += rest
+    last = highest_bit(rest) + 1
+    store8(weights + n, last)
+    put(starts, last, get(starts, last) + rest)
     start = 0
     for weight in range(1, 13):
-        start, starts[weight] = start + starts[weight], start
-    address = word(table.ctypes.data)
+        size = get(starts, weight)
+        put(starts, weight, start)
+        start += size
     for symbol in range(n + 1):
-        weight = word(weights[symbol])
+        weight = load8(weights + symbol)
         if weight:
-            at, entry = address + (starts[weight] << 1), symbol | (log + 1 - weight) << 8
-            starts[weight] += 1 << (weight - 1)
+            start = get(starts, weight)
+            at, entry = table + (start << 1), symbol | (log + 1 - weight) << 8
+            put(starts, weight, start + (1 << (weight - 1)))
             if weight == 1:
                 store16(at, entry)
             elif weight == 2:

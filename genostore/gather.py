@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genostore.compiled import njit
 from genostore.machine import FLOAT16, FLOAT32, call3, call4, crc32c, load32, load64, move, word, write_values
-from genostore.zstd import PADDING, Workspace, unpack
+from genostore.zstd import PADDING, unpack
 
 Ints = NDArray[np.int64]
 GAP = 1 << 12  # bytes between tiles that are read rather than skipped
@@ -40,7 +40,7 @@ def gather(
     width: int,
     stored: NDArray[np.uint8],
     plain: NDArray[np.uint8],
-    work: Workspace,
+    work: NDArray[np.uint8],
 ) -> int:
     """Read windows.
 
@@ -80,6 +80,7 @@ def gather(
     size = tile[0] * tile[1] * tile[2] * tile[3] * itemsize
     most = stored.size - 2 * PADDING
     buffer, decoded = word(stored.ctypes.data) + PADDING, word(plain.ctypes.data)
+    space = word(work.ctypes.data)
     # What is to be read: a tile for each sample, channel and position.
     per_sample = min(grid[2], channel.shape[1]) * min(grid[3], (width - 1) // tile[3] + 2)
     item = np.empty((order.size * per_sample, 5), dtype=np.int64)  # place, tile of channel, of position, offset, length
@@ -125,7 +126,7 @@ def gather(
                 if found != load32(source + length):
                     return item[j, 0]
                 if decompress != 0:
-                    if not unpack(source, length, decoded, size, size, itemsize, decompress, decoder, work):
+                    if not unpack(source, length, decoded, size, size, itemsize, decompress, decoder, space):
                         return item[j, 0]
                     source = decoded
             begin = item[j, 2] * tile[3]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from genostore.compiled import njit
 from genostore.machine import call4, crc32c, fill32, load32, move, part, store8, word
-from genostore.zstd import PADDING, Workspace, unpack
+from genostore.zstd import PADDING, unpack
 
 ABSENT = -1  # where a chunk lies that should be there and is not
 SILENT = -2  # where a chunk lies whose whole shard holds no data
@@ -58,7 +58,7 @@ def gather(
     fill: int,
     stored: NDArray[np.uint8],
     scratch: NDArray[np.uint8],
-    work: Workspace,
+    work: NDArray[np.uint8],
 ) -> int:
     """Read, check, decode and place pieces that are sorted by chunk.
 
@@ -89,6 +89,7 @@ def gather(
     """
     limit, greatest = stored.size - 2 * PADDING, _greatest(chunk_bytes)
     buffer, decoded = word(stored.ctypes.data) + PADDING, word(scratch.ctypes.data)
+    space = word(work.ctypes.data)
     n, i = chunk.size, 0
     file, begin, end = word(-1), word(0), word(0)  # what of which file the buffer holds
     while i < n:
@@ -123,7 +124,7 @@ def gather(
         whole = after == i + 1 and low[i] == 0 and last * itemsize == chunk_bytes
         to = out + row[i] * stride + column[i] * itemsize if whole else decoded
         wanted = last * itemsize
-        if not unpack(frame, length - 4, to, chunk_bytes, wanted, itemsize, decompress, decoder, work):
+        if not unpack(frame, length - 4, to, chunk_bytes, wanted, itemsize, decompress, decoder, space):
             return i
         if not whole:
             for k in range(i, after):

@@ -9,7 +9,6 @@ figures. Files are read, not mapped: a mapped file that someone cuts short kills
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 from collections import OrderedDict, deque
@@ -24,6 +23,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from genostore import library
 from genostore.schema import ArraySchema
 
 ABSENT, SILENT = -1, -2  # as in genostore.kernels, which is not imported before it is needed
@@ -165,10 +165,10 @@ class LocalShards:
     def supports(schema: ArraySchema) -> bool:
         """Tell whether an array is of the kind that this path reads, and this machine has what it needs."""
         kind = len(schema.shape) == 1 and schema.shard is not None and schema.dtype != "string" and schema.compressed
-        return kind and available()
+        return kind and library.available()
 
     def _path(self, shard: int) -> str:
-        return f"{self.folder}/{self.schema.key(shard)}"
+        return f"{self.folder}/c/{shard}"  # as the schema's key, which takes its time for any number of dimensions
 
     def read(self, pieces: Pieces, present: NDArray[np.bool_], out: NDArray[Any]) -> list[Callable[[], None]]:
         """Plan the reading of pieces into the rows of ``out``.
@@ -207,11 +207,10 @@ class LocalShards:
             held.append(file)
             where[a:b, 0] = file.descriptor
             where[a:b, 1:] = index[number[a:b]]
-        library = _library()
-        failed = library.gather(
-            library.pread,
-            library.decompress,
-            _decoder().address,
+        failed = _kernel()(
+            library.pread(),
+            library.decompress(),
+            library.decoder(),
             pieces.chunk,
             where,
             pieces.low,
@@ -233,65 +232,14 @@ class LocalShards:
             raise ValueError(f"DATA_LOSS: chunk {number[failed]} of shard {path} does not match its checksum")
 
 
-@dataclass(frozen=True)
-class _Library:
-    """Addresses of the C functions, and the compiled loop that calls them."""
-
-    pread: int
-    decompress: int
-    gather: Callable[..., int]
-
-
 @cache
-def _library() -> _Library:
+def _kernel() -> Callable[..., int]:
     from genostore.kernels import gather
 
-    return _Library(_address(ctypes.CDLL(None).pread), _address(_zstd().ZSTD_decompressDCtx), gather)
-
-
-def _address(function: Any) -> int:
-    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
-
-
-@cache
-def available() -> bool:
-    """Tell whether this machine has the C functions, with the calling convention that the loop expects."""
-    try:
-        return ctypes.sizeof(ctypes.c_void_p) == 8 and os.name == "posix" and _library().decompress != 0
-    except (ImportError, AttributeError, OSError):
-        return False
-
-
-@cache
-def _zstd() -> ctypes.CDLL:
-    """Give zstd's own library, the one inside numcodecs."""
-    import numcodecs.zstd
-
-    zstd = ctypes.CDLL(numcodecs.zstd.__file__)
-    zstd.ZSTD_createDCtx.restype = ctypes.c_void_p
-    zstd.ZSTD_freeDCtx.argtypes = [ctypes.c_void_p]
-    return zstd
-
-
-class _Decoder:
-    """The state of zstd's library in one thread."""
-
-    def __init__(self) -> None:
-        self._free = _zstd().ZSTD_freeDCtx
-        self.address = int(_zstd().ZSTD_createDCtx())
-
-    def __del__(self) -> None:
-        self._free(self.address)
+    return gather
 
 
 _local = threading.local()
-
-
-def _decoder() -> _Decoder:
-    found: _Decoder | None = getattr(_local, "decoder", None)
-    if found is None:
-        found = _local.decoder = _Decoder()
-    return found
 
 
 def _buffers(chunk_bytes: int) -> tuple[Any, ...]:

@@ -75,6 +75,18 @@ def _storer(bits: int) -> Any:
 store8, store16, store32, store64 = (_storer(bits) for bits in (8, 16, 32, 64))
 
 
+@part
+def get(words: int, i: int) -> int:
+    """Load word number i of those at an address."""
+    return load64(words + (i << 3))
+
+
+@part
+def put(words: int, i: int, value: int) -> None:
+    """Store word number i of those at an address."""
+    store64(words + (i << 3), value)
+
+
 def _copier(size: int) -> Any:
     kind = ir.VectorType(_WORD, size // 8)
 
@@ -106,6 +118,30 @@ def fill32(typing: Any, address: Any, word: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+def _comparer(size: int) -> Any:
+    """Make a compiled function that compares 64 bytes with those four before, in values of a size.
+
+    It gives a bit for each value that differs, the first one lowest.
+    """
+    n = 64 // size
+    kind = ir.VectorType(ir.IntType(8 * size), n)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        here = builder.load(_at(builder, arguments[0], kind), align=1)
+        before = builder.load(_at(builder, builder.sub(arguments[0], _WORD(4)), kind), align=1)
+        mask = builder.bitcast(builder.icmp_unsigned("!=", here, before), ir.IntType(n))
+        return builder.zext(mask, _WORD)
+
+    @intrinsic
+    def compare(typing: Any, address: Any) -> Any:
+        return types.int64(types.int64), codegen
+
+    return compare
+
+
+differing2, differing4 = _comparer(2), _comparer(4)
 
 
 @intrinsic
@@ -228,6 +264,26 @@ def highest_bit(typing: Any, word: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.sub(_WORD(63), builder.ctlz(arguments[0], ir.IntType(1)(0)))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def lowest_bit(typing: Any, word: Any) -> Any:
+    """Number the lowest bit that is set, of a word that is not 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def count_bits(typing: Any, word: Any) -> Any:
+    """Count the bits that are set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
 
     return types.int64(types.int64), codegen
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import quote
 
@@ -26,8 +26,10 @@ from genostore.arrays import checksum, combine, context
 from genostore.disk import writing
 from genostore.errors import ConflictError, FormatError
 from genostore.genome import Genome
+from genostore.local import LocalShards
 from genostore.schema import ArraySchema, RootSchema, check_name, dumps, group_metadata
 from genostore.seal import read_root, seal
+from genostore.shards import encode_shard
 from genostore.statistics import Statistics
 from genostore.storage import METADATA, PRIVATE, Storage
 
@@ -214,20 +216,32 @@ class Staging:
             empty = statistics.finite + statistics.infinite == 0
         else:
             empty = bool((values == schema.fill).all())
-        future = None
+        store: Callable[[], Any] = tuple
         if not empty:
             record["crc32c"] = checksum(values)
-            with writing(self.storage.root):
-                future = self._handle(name)[where].write(values, can_reference_source_data_indefinitely=True)
+            store = self._store(name, block, values)
 
-        def finish(values: NDArray[Any] = values) -> None:  # holds the values until they are written
+        def finish() -> None:
             with writing(self.storage.root):
-                if future is not None:
-                    future.result()
-                    self._send(name, schema.key(block))
+                store()
                 self.storage.put(self._record(name, block), dumps(record))
 
         return Pending(finish)
+
+    def _store(self, name: str, block: int, values: NDArray[Any]) -> Callable[[], Any]:
+        """Encode a shard; what it gives has to be called, and returns when the shard is durable."""
+        schema = self.arrays[name]
+        key = schema.key(block)
+        if LocalShards.supports(schema):
+            return partial(self.storage.put, f"{self._array(name)}/{key}", encode_shard(values, schema))
+        with writing(self.storage.root):
+            future = self._handle(name)[schema.slices(block)].write(values, can_reference_source_data_indefinitely=True)
+
+        def finish(values: NDArray[Any] = values) -> None:  # holds the values until they are written
+            future.result()
+            self._send(name, key)
+
+        return finish
 
     def _send(self, name: str, key: str) -> None:
         """Put a shard that was encoded in memory."""

@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genostore.compiled import njit
+from genostore.machine import word
+from genostore.runs import edges
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 # The histogram's bins are the upper 16 bits of a float32 (sign, exponent, 7 bits of mantissa), so a quantile is
 # known to within half a bin: 2**-8 of its value.
 QUANTILE_RELATIVE_ERROR = 2.0**-8
 _BINS = 1 << 16
+_BLOCK = 4_096  # positions whose runs are found at once
 
 
 @njit(cache=True, nogil=True)
@@ -28,24 +31,25 @@ def _scan(values: NDArray[np.float32], histogram: NDArray[np.int64]) -> tuple[in
     bits = values.view(np.uint32)
     count, infinite, total, squares = 0, 0, 0.0, 0.0
     low, high = np.inf, -np.inf
-    i = 0
-    while i < values.size:
+    edge = np.empty(_BLOCK + 4, np.int64)
+    for block in range(0, values.size, _BLOCK):
+        size = min(_BLOCK, values.size - block)
+        n_edges = edges(word(values.ctypes.data) + 4 * block, size, 4, word(edge.ctypes.data))
+        edge[n_edges] = size
         # A run at a time: tracks are full of them, and to count each base is to wait for the count of the one before.
-        first, v, n = bits[i], np.float64(values[i]), 1
-        i += 1
-        while i < values.size and bits[i] == first:
-            i += 1
-            n += 1
-        if v == v:
-            if np.isinf(v):
-                infinite += n
-            else:
-                count += n
-                total += n * v
-                squares += n * v * v
-                low = min(low, v)
-                high = max(high, v)
-                histogram[first >> np.uint32(16)] += n
+        for k in range(n_edges):
+            i, n = block + edge[k], edge[k + 1] - edge[k]
+            v = np.float64(values[i])
+            if v == v:
+                if np.isinf(v):
+                    infinite += n
+                else:
+                    count += n
+                    total += n * v
+                    squares += n * v * v
+                    low = min(low, v)
+                    high = max(high, v)
+                    histogram[bits[i] >> np.uint32(16)] += n
     return count, infinite, total, squares, low, high
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import google_crc32c
 import numcodecs.zstd
 import numpy as np
 from numpy.typing import NDArray
 
+from genostore import library
 from genostore.schema import ZSTD_LEVEL
 
 _LONGEST = 1 << 16  # bytes a value on average, more than which no column of a genome has
@@ -52,9 +51,7 @@ def decode(chunk: bytes | None, n: int) -> NDArray[np.object_]:
     body, stated = chunk[:-4], int.from_bytes(chunk[-4:], "little")
     if len(chunk) < 4 or google_crc32c.value(body) != stated:
         raise ValueError("DATA_LOSS: the column does not match its checksum")
-    library = ctypes.CDLL(numcodecs.zstd.__file__)
-    library.ZSTD_getFrameContentSize.restype = ctypes.c_ulonglong
-    size = int(library.ZSTD_getFrameContentSize(body, ctypes.c_size_t(len(body))))
+    size = int(library.zstd().ZSTD_getFrameContentSize(body, len(body)))
     if size >= _UNKNOWN or size > n * _LONGEST + 4:
         raise ValueError(f"DATA_LOSS: the column claims {size:,} bytes for {n:,} texts")
     raw = numcodecs.zstd.decompress(body)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genostore import local
+from genostore import library, local
 from genostore.schema import ArraySchema
 
 Ints = NDArray[np.int64]
@@ -192,15 +192,14 @@ def _crc32c() -> int:
     try:
         from google_crc32c import _crc32c as extension
 
-        return local._address(ctypes.CDLL(extension.__file__).crc32c_extend)
+        return library.address(ctypes.CDLL(extension.__file__).crc32c_extend)
     except (ImportError, AttributeError, OSError):
         return 0
 
 
 def _functions(compressed: bool) -> Ints:
-    library = local._library()
-    zstd = (library.decompress, local._decoder().address) if compressed else (0, 0)
-    return np.array([library.pread, _crc32c(), *zstd], dtype=np.int64)
+    zstd = (library.decompress(), library.decoder()) if compressed else (0, 0)
+    return np.array([library.pread(), _crc32c(), *zstd], dtype=np.int64)
 
 
 @cache
@@ -211,6 +210,6 @@ def available(dtype: str) -> bool:
     try:
         features = binding.get_host_cpu_features()
         widens = dtype != "float16" or features.get("f16c") or "aarch64" in binding.get_process_triple()
-        return bool(widens) and local.available()
+        return bool(widens) and library.available()
     except (ImportError, RuntimeError):
         return False

@@ -10,16 +10,19 @@ to the library's in the tests. The source of the format is RFC 8878.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from genostore.entropy import (
+    BASE,
+    BITS,
     DAMAGED,
+    LITERALS,
+    MATCHES,
+    N_SYMBOLS,
+    OFFSETS,
     SYMBOLS,
     TABLE,
-    Ints,
     bits_of,
     build,
     build_huffman,
@@ -28,68 +31,63 @@ from genostore.entropy import (
     read_weights,
     window,
 )
-from genostore.machine import call5, copy16, copy32, fill32, load8, load16, load32, load64, part, store8, top, word
+from genostore.machine import (
+    call5,
+    copy16,
+    copy32,
+    fill32,
+    get,
+    load8,
+    load16,
+    load32,
+    load64,
+    part,
+    put,
+    shift_right,
+    store8,
+    store64,
+    top,
+    word,
+)
 
 UNSUPPORTED = -2
 PADDING = 64  # bytes that may be read before and after a frame
-_MAGIC = 0xFD2FB528
+MAGIC = 0xFD2FB528
 
-# The parts of a sequence: the number of literals, the offset of a match and its length.
-_OFFSETS = 1
+_MOST_AT_ONCE = 192  # bytes of a run
+_AHEAD = 56  # bits of a window that are sure to be valid
 _MAX_LOG = (9, 8, 9)
 _DEFAULT_LOG = (6, 5, 6)
 _DEFAULTS = np.zeros((3, SYMBOLS), dtype=np.int64)
-_DEFAULTS[0, :36] = [4, 3] + [2] * 11 + [1] * 3 + [2] * 9 + [3, 2] + [1] * 5 + [-1] * 4
-_DEFAULTS[1, :29] = [1] * 6 + [2] * 3 + [1] * 15 + [-1] * 5
-_DEFAULTS[2, :53] = [1, 4, 3] + [2] * 6 + [1] * 37 + [-1] * 7
-_N_SYMBOLS = (36, 25, 53)  # an offset of more than 25 bits is none of a chunk
+_DEFAULTS[LITERALS, :36] = [4, 3] + [2] * 11 + [1] * 3 + [2] * 9 + [3, 2] + [1] * 5 + [-1] * 4
+_DEFAULTS[OFFSETS, :29] = [1] * 6 + [2] * 3 + [1] * 15 + [-1] * 5
+_DEFAULTS[MATCHES, :53] = [1, 4, 3] + [2] * 6 + [1] * 37 + [-1] * 7
 
-# What a symbol stands for: a base value, and how many bits are added to it.
-_BASE = np.zeros((3, SYMBOLS), dtype=np.int64)
-_BITS = np.zeros((3, SYMBOLS), dtype=np.int64)
-_BASE[0, :36] = [*range(16), 16, 18, 20, 22, 24, 28, 32, 40, 48, *(1 << k for k in range(6, 17))]
-_BITS[0, 16:36] = [1, 1, 1, 1, 2, 2, 3, 3, 4, *range(6, 17)]
-_BASE[1, :29] = [1 << k for k in range(29)]
-_BITS[1, :29] = range(29)
-_BASE[2, :53] = [*range(3, 35), 35, 37, 39, 41, 43, 47, 51, 59, 67, 83, 99, *((1 << k) + 3 for k in range(7, 17))]
-_BITS[2, 32:53] = [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, *range(7, 17)]
-
-
-class Workspace(NamedTuple):
-    """What :func:`decode` works with: tables, and the literals of a block."""
-
-    tables: Ints  # (3, TABLE) of literals, offsets and matches; later blocks may use them again
-    logs: Ints  # (4,) logarithms of their sizes, and of that of the Huffman codes; -1 = there is none
-    offsets: Ints  # (3,) the last three
-    codes: NDArray[np.uint16]
-    literals: NDArray[np.uint8]
-    counts: Ints
-    spread: Ints
-    weights: NDArray[np.uint8]
-    weight_table: Ints
-    starts: Ints
+# A workspace, in bytes from its beginning.
+_TABLES = 0  # of literals, offsets and matches; later blocks may use them again
+_LOGS = _TABLES + 3 * TABLE * 8  # logarithms of their sizes, and of that of the Huffman codes; -1 = there is none
+_LAST = _LOGS + 4 * 8  # offsets
+_KEPT = _LAST + 3 * 8  # bytes of the description that the tables were made from, 0 = none, and their logarithms
+_SECTION = _KEPT + 4 * 8  # that description
+_MOST_KEPT = 120
+_COUNTS = _SECTION + 128
+_SPREAD = _COUNTS + SYMBOLS * 8
+_WEIGHTS = _SPREAD + TABLE
+_WEIGHT_TABLE = _WEIGHTS + 256
+_STARTS = _WEIGHT_TABLE + 64 * 8
+_CODES = _STARTS + 16 * 8
+_LITERALS = _CODES + 2048 * 2
 
 
-def workspace(size: int) -> Workspace:
-    """Allocate a workspace for chunks of ``size`` bytes, to be used by one thread at a time."""
-    return Workspace(
-        np.zeros((3, TABLE), dtype=np.int64),
-        np.zeros(4, dtype=np.int64),
-        np.zeros(3, dtype=np.int64),
-        np.zeros(2048, dtype=np.uint16),
-        np.zeros(size + PADDING, dtype=np.uint8),
-        np.zeros(SYMBOLS, dtype=np.int64),
-        np.zeros(TABLE, dtype=np.int64),
-        np.zeros(256, dtype=np.uint8),
-        np.zeros(SYMBOLS, dtype=np.int64),
-        np.zeros(16, dtype=np.int64),
-    )
+def workspace(size: int) -> NDArray[np.uint8]:
+    """Allocate what :func:`decode` works with for chunks of ``size`` bytes, to be used by one thread at a time."""
+    return np.zeros(_LITERALS + size + PADDING, dtype=np.uint8)
 
 
 @part
 def _header(frame: int, length: int, size: int) -> tuple[int, int]:
     """Read the header of a frame of ``size`` bytes; give where its blocks begin (or a fault) and end."""
-    if length < 9 or load32(frame) != _MAGIC:
+    if length < 9 or load32(frame) != MAGIC:
         return DAMAGED, 0
     flags = load8(frame + 4)
     if flags & 0x0B:  # a dictionary, or a bit that is reserved
@@ -115,10 +113,11 @@ def _repeat_byte(to: int, byte: int, n: int) -> None:
 
 
 @part
-def _literals(at: int, end: int, size: int, work: Workspace) -> tuple[int, int, int]:
+def _literals(at: int, end: int, size: int, work: int) -> tuple[int, int, int]:
     """Read the literals of a block; give their address (or a fault), their number, and where the section ends."""
     first = load8(at)
     what, form = first & 3, (first >> 2) & 3
+    to = work + _LITERALS
     if what < 2:
         if form == 1:
             n, at = load16(at) >> 4, at + 2
@@ -130,7 +129,6 @@ def _literals(at: int, end: int, size: int, work: Workspace) -> tuple[int, int, 
             return (at, n, at + n) if at + n <= end else (DAMAGED, n, at)
         if n > size or at >= end:
             return DAMAGED, n, at
-        to = word(work.literals.ctypes.data)
         _repeat_byte(to, load8(at), n)
         return to, n, at + 1
     width = (10, 10, 14, 18)[form]
@@ -143,47 +141,84 @@ def _literals(at: int, end: int, size: int, work: Workspace) -> tuple[int, int, 
     if 2 * n > size:  # little but literals, which the library decodes faster
         return UNSUPPORTED, n, at
     if what == 2:
-        n_weights, at = read_weights(at, stop, work.weights, work.weight_table, work.spread, work.counts)
-        work.logs[3] = build_huffman(work.weights, n_weights, work.codes, work.starts) if n_weights > 0 else DAMAGED
-    log = work.logs[3]
+        n_weights, at = read_weights(at, stop, work + _WEIGHTS, work + _WEIGHT_TABLE, work + _SPREAD, work + _COUNTS)
+        log = word(DAMAGED)
+        if n_weights > 0:
+            log = build_huffman(work + _WEIGHTS, n_weights, work + _CODES, work + _STARTS)
+        put(work + _LOGS, 3, log)
+    log = get(work + _LOGS, 3)
     if log < 0:
         return DAMAGED, n, at
-    to = word(work.literals.ctypes.data)
-    if not decode_huffman(at, stop, 1 if form == 0 else 4, log, word(work.codes.ctypes.data), to, n):
+    if not decode_huffman(at, stop, 1 if form == 0 else 4, log, work + _CODES, to, n):
         return DAMAGED, n, at
     return to, n, stop
 
 
 @part
-def _tables(at: int, end: int, work: Workspace) -> int:
+def _same(one: int, other: int, n: int) -> bool:
+    """Compare n bytes; up to 7 more are read."""
+    while n >= 8:
+        if load64(one) != load64(other):
+            return False
+        one, other, n = one + 8, other + 8, n - 8
+    return (load64(one) ^ load64(other)) & ((1 << (n << 3)) - 1) == 0
+
+
+@part
+def _tables(at: int, end: int, work: int) -> int:
+    """Have the tables of a block's sequences; give where their description ends, or a fault.
+
+    The tables of the block before are kept where the description is the same: our own frames have one of two.
+    """
+    logs, kept = work + _LOGS, work + _KEPT
+    n = get(kept, 0)
+    if n == 0 or at + n > end or not _same(at, work + _SECTION, n):
+        put(kept, 0, 0)
+        modes = load8(at)
+        after = _make_tables(at + 1, end, modes, work)
+        n = after - at
+        # A table of the block before (mode 3) says nothing by itself.
+        if after < 0 or n > _MOST_KEPT or modes & (modes >> 1) & 0b01010100:
+            return after
+        put(kept, 0, n)
+        for i in range(n):
+            store8(work + _SECTION + i, load8(at + i))
+        for which in range(3):
+            put(kept, 1 + which, get(logs, which))
+    else:
+        for which in range(3):
+            put(logs, which, get(kept, 1 + which))
+    return at + n
+
+
+@part
+def _make_tables(at: int, end: int, modes: int, work: int) -> int:
     """Read or make the tables of a block's sequences; give where their descriptions end, or a fault."""
-    modes = load8(at)
-    at += 1
+    logs, counts, spread = work + _LOGS, work + _COUNTS, work + _SPREAD
     if at > end or modes & 3:
         return DAMAGED
     for which in range(3):
-        mode, fault = (modes >> (6 - 2 * which)) & 3, UNSUPPORTED if which == _OFFSETS else DAMAGED
+        mode, fault = (modes >> (6 - 2 * which)) & 3, UNSUPPORTED if which == OFFSETS else DAMAGED
+        table = work + _TABLES + which * TABLE * 8
         if mode == 0:
-            work.logs[which] = _DEFAULT_LOG[which]
             for i in range(SYMBOLS):
-                work.counts[i] = _DEFAULTS[which, i]
-            build(
-                _BASE[which], _BITS[which], work.counts, SYMBOLS, _DEFAULT_LOG[which], work.tables[which], work.spread
-            )
+                put(counts, i, _DEFAULTS[which, i])
+            build(which, counts, SYMBOLS, _DEFAULT_LOG[which], table, spread)
+            put(logs, which, _DEFAULT_LOG[which])
         elif mode == 1:  # always the same symbol
             symbol = load8(at)
             at += 1
-            if at > end or symbol >= _N_SYMBOLS[which]:
+            if at > end or symbol >= N_SYMBOLS[which]:
                 return fault
-            work.tables[which, 0] = _BASE[which, symbol] | _BITS[which, symbol] << 32
-            work.logs[which] = 0
+            put(table, 0, BASE[which, symbol] | BITS[which, symbol] << 32)
+            put(logs, which, 0)
         elif mode == 2:
-            log, n, at = read_counts(at, end, _MAX_LOG[which], _N_SYMBOLS[which], work.counts)
+            log, n, at = read_counts(at, end, _MAX_LOG[which], N_SYMBOLS[which], counts)
             if log < 0:
                 return fault
-            build(_BASE[which], _BITS[which], work.counts, n, log, work.tables[which], work.spread)
-            work.logs[which] = log
-        elif work.logs[which] < 0:  # as in the block before, and there is none
+            build(which, counts, n, log, table, spread)
+            put(logs, which, log)
+        elif get(logs, which) < 0:  # as in the block before, and there is none
             return DAMAGED
     return at
 
@@ -205,7 +240,7 @@ def _copy(to: int, source: int, n: int, limit: int) -> None:
 
 
 @part
-def _eight(source: int, n: int) -> int:
+def eight(source: int, n: int) -> int:
     """Give eight bytes of a pattern of n, which divides eight."""
     if n == 8:
         return load64(source)
@@ -218,25 +253,35 @@ def _eight(source: int, n: int) -> int:
 
 
 @part
+def _spread(to: int, pattern: int, n: int, limit: int) -> None:
+    """Store n bytes of a pattern of eight; up to 127 more where that does not pass ``limit``."""
+    end = to + n
+    last = end if end + 128 <= limit else end - 127
+    while to < last:
+        for k in range(0, 128, 32):
+            fill32(to + k, pattern)
+        to += 128
+    while to + 8 <= end:
+        store64(to, pattern)
+        to += 8
+    while to < end:
+        store8(to, pattern)
+        pattern = shift_right(pattern, 8)
+        to += 1
+
+
+@part
 def _repeat(to: int, offset: int, n: int, limit: int) -> None:
     """Copy n bytes from ``offset`` bytes before, over themselves where they overlap."""
+    if offset == 4 or offset == 8 or offset == 2 or offset == 1:
+        _spread(to, eight(to - offset, offset), n, limit)
+        return
     end = to + n
-    # Near the limit, as many whole steps as fit, and the rest byte by byte.
     if offset >= 32:
         last = end if end + 32 <= limit else end - 31
         while to < last:
             copy32(to, to - offset)
             to += 32
-    elif offset == 4 or offset == 8 or offset == 2 or offset == 1:
-        pattern = _eight(to - offset, offset)
-        last = end if end + 128 <= limit else end - 127
-        # Most runs are short: storing four vectors at once costs less than asking how many are wanted.
-        while to < last:
-            fill32(to, pattern)
-            fill32(to + 32, pattern)
-            fill32(to + 64, pattern)
-            fill32(to + 96, pattern)
-            to += 128
     while to < end:
         store8(to, load8(to - offset))
         to += 1
@@ -253,7 +298,7 @@ def _sequences(
     to: int,
     limit: int,
     stop: int,
-    work: Workspace,
+    work: int,
 ) -> tuple[int, int]:
     """Carry out the n sequences of a block.
 
@@ -273,10 +318,10 @@ def _sequences(
     tuple of int
         The next ``op`` (or a fault) and the next literal.
     """
-    table_l = word(work.tables.ctypes.data)
+    table_l = work + _TABLES
     table_o, table_m = table_l + 8 * TABLE, table_l + 16 * TABLE
-    log_l, log_o, log_m = work.logs[0], work.logs[1], work.logs[2]
-    rep1, rep2, rep3 = work.offsets[0], work.offsets[1], work.offsets[2]
+    log_l, log_o, log_m = get(work + _LOGS, LITERALS), get(work + _LOGS, OFFSETS), get(work + _LOGS, MATCHES)
+    rep1, rep2, rep3 = get(work + _LAST, 0), get(work + _LAST, 1), get(work + _LAST, 2)
     left = bits_of(base, end)
     if left < log_l + log_o + log_m:
         return DAMAGED, literal
@@ -287,33 +332,31 @@ def _sequences(
     bits <<= log_o
     state_m = top(bits, log_m)
     left -= log_l + log_o + log_m
-    for i in range(n):
+    taken, states = word(0), word(0)
+    ahead = window(base, left)
+    for _ in range(n):
         if op >= stop:
             return op, literal
-        entry_l = load64(table_l + (state_l << 3))
-        entry_o = load64(table_o + (state_o << 3))
-        entry_m = load64(table_m + (state_m << 3))
-        bits = window(base, left)
-        n_o, n_m, n_l = (entry_o >> 32) & 255, (entry_m >> 32) & 255, (entry_l >> 32) & 255
-        value = (entry_o & 0xFFFFFFFF) + top(bits, n_o)
-        bits <<= n_o
-        n_match = (entry_m & 0xFFFFFFFF) + top(bits, n_m)
-        bits <<= n_m
-        n_literal = (entry_l & 0xFFFFFFFF) + top(bits, n_l)
-        n_bits = n_o + n_m + n_l
-        left -= n_bits
-        if i + 1 < n:
-            # 26 bits more may be wanted, of the 56 that were there.
-            bits = bits << n_l if n_bits <= 30 else window(base, left)
-            n_l, n_m, n_o = (entry_l >> 40) & 255, (entry_m >> 40) & 255, (entry_o >> 40) & 255
-            state_l = ((entry_l >> 48) & 0xFFFF) + top(bits, n_l)
-            bits <<= n_l
-            state_m = ((entry_m >> 48) & 0xFFFF) + top(bits, n_m)
-            bits <<= n_m
-            state_o = ((entry_o >> 48) & 0xFFFF) + top(bits, n_o)
-            left -= n_l + n_m + n_o
-        if left < 0:
-            return DAMAGED, literal
+        entry_l, entry_o, entry_m = get(table_l, state_l), get(table_o, state_o), get(table_m, state_m)
+        few_o, few_m, few_l = (entry_o >> 32) & 63, (entry_m >> 32) & 63, (entry_l >> 32) & 63
+        next_o, next_m, next_l = (entry_o >> 40) & 63, (entry_m >> 40) & 63, (entry_l >> 40) & 63
+        values, states = few_o + few_m + few_l, next_o + next_m + next_l
+        bits = ahead << taken if taken + values + states <= _AHEAD else window(base, left)
+        ahead = window(base, left)
+        taken = values + states
+        value = (entry_o & 0xFFFFFFFF) + top(bits, few_o)
+        bits <<= few_o
+        n_match = (entry_m & 0xFFFFFFFF) + top(bits, few_m)
+        bits <<= few_m
+        n_literal = (entry_l & 0xFFFFFFFF) + top(bits, few_l)
+        bits = bits << few_l if taken <= _AHEAD else window(base, left - values)
+        left -= taken
+        # The last sequence is followed by no states: what is taken for them is given back.
+        state_l = shift_right(entry_l, 48) + top(bits, next_l)
+        bits <<= next_l
+        state_m = shift_right(entry_m, 48) + top(bits, next_m)
+        bits <<= next_m
+        state_o = shift_right(entry_o, 48) + top(bits, next_o)
         # Which offset: a new one, or one of the last three.
         if value == 1 and n_literal > 0:
             offset = rep1
@@ -334,24 +377,91 @@ def _sequences(
                 rep3 = rep2
                 rep2 = rep1
             rep1 = offset
-        if literal + n_literal > literals or op + n_literal + n_match > limit:
+        here = op + n_literal
+        room = (literals - literal - n_literal) | (limit - here - n_match) | (here - offset - to) | (offset - 1)
+        if (left + states) | room < 0:
             return DAMAGED, literal
         if n_literal <= 16 and op + 16 <= limit:
             copy16(op, literal)
         else:
             _copy(op, literal, n_literal, limit)
-        op += n_literal
         literal += n_literal
-        if offset <= 0 or op - offset < to:
-            return DAMAGED, literal
-        _repeat(op, offset, n_match, limit)
-        op += n_match
-    work.offsets[0], work.offsets[1], work.offsets[2] = rep1, rep2, rep3
-    return (op if left == 0 else word(DAMAGED)), literal
+        _repeat(here, offset, n_match, limit)
+        op = here + n_match
+    put(work + _LAST, 0, rep1)
+    put(work + _LAST, 1, rep2)
+    put(work + _LAST, 2, rep3)
+    return (op if left + states == 0 else word(DAMAGED)), literal
 
 
 @part
-def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int, work: Workspace) -> int:
+def _runs(
+    base: int, end: int, n: int, literal: int, literals: int, op: int, limit: int, stop: int, work: int
+) -> tuple[int, int]:
+    """Carry out the n sequences of a block of :mod:`genostore.runs`, which all repeat the last four bytes.
+
+    Parameters and results are as of :func:`_sequences`. Four bytes or more lie before ``op``. The offset is never
+    spelled out: the first sequence has no literals, so that it means the second of the last offsets, which was 4; and
+    the others have some, so that they mean the last one.
+    """
+    table_l = work + _TABLES
+    table_m = table_l + 16 * TABLE
+    log_l, log_m = get(work + _LOGS, LITERALS), get(work + _LOGS, MATCHES)
+    left = bits_of(base, end)
+    if left < log_l + log_m:
+        return DAMAGED, literal
+    bits = window(base, left)
+    state_l, state_m = top(bits, log_l), top(bits << log_l, log_m)
+    if get(table_l, state_l) & 0xFFFFFFFFFF:
+        return UNSUPPORTED, literal
+    left -= log_l + log_m
+    taken, states, least = word(0), word(0), word(0)
+    ahead = window(base, left)  # read before it is known how many of its bits the sequence before takes
+    value = load32(op - 4)
+    for _ in range(n):
+        if op >= stop:
+            return op, literal
+        entry_l, entry_m = get(table_l, state_l), get(table_m, state_m)
+        few_m, few_l = (entry_m >> 32) & 63, (entry_l >> 32) & 63
+        next_l, next_m = (entry_l >> 40) & 63, (entry_m >> 40) & 63
+        values, states = few_m + few_l, next_l + next_m
+        bits = ahead << taken if taken + values + states <= _AHEAD else window(base, left)
+        ahead = window(base, left)
+        taken = values + states
+        left -= taken
+        n_match = (entry_m & 0xFFFFFFFF) + top(bits, few_m)
+        n_literal = (entry_l & 0xFFFFFFFF) + top(bits << few_m, few_l)
+        # The last sequence is followed by no states: what is taken for them is given back.
+        bits <<= values
+        state_l = shift_right(entry_l, 48) + top(bits, next_l)
+        state_m = shift_right(entry_m, 48) + top(bits << next_l, next_m)
+        here = op + n_literal
+        if (left + states) | (literals - literal - n_literal) | (limit - here - n_match) | (n_literal - least) < 0:
+            return DAMAGED if n_literal >= least else UNSUPPORTED, literal
+        least = word(1)
+        # The value is kept in a register: what has just been stored in parts is slow to load.
+        few = shift_right(value | load32(literal) << 32, (n_literal << 3) & 63) & 0xFFFFFFFF
+        many = load32(literal + n_literal - 4)
+        value = few if n_literal < 4 else many
+        value |= value << 32
+        if (16 - n_literal) | (_MOST_AT_ONCE - n_match) | (limit - op - 16 - _MOST_AT_ONCE) >= 0:
+            # Most runs are short: storing six vectors costs less than asking how many are wanted.
+            copy16(op, literal)
+            for k in range(0, _MOST_AT_ONCE, 32):
+                fill32(here + k, value)
+        else:
+            _copy(op, literal, n_literal, limit)
+            _spread(here, value, n_match, limit)
+        literal += n_literal
+        op = here + n_match
+        value = shift_right(value, (n_match & 3) << 3) & 0xFFFFFFFF
+    put(work + _LAST, 0, 4)
+    put(work + _LAST, 1, 1)
+    return (op if left + states == 0 else word(DAMAGED)), literal
+
+
+@part
+def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int, work: int) -> int:
     """Decode a compressed block; give where the next value goes, or a fault."""
     literal, n, at = _literals(at, end, size, work)
     if literal < 0:
@@ -370,7 +480,12 @@ def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int
         at = _tables(at, end, work)
         if at < 0:
             return at
-        op, literal = _sequences(at, end, n_sequences, literal, end_literals, op, to, limit, stop, work)
+        offsets = work + _TABLES + OFFSETS * TABLE * 8
+        last = work + _LAST
+        if get(work + _LOGS, OFFSETS) == 0 and get(offsets, 0) == 1 and get(last, 1) == 4 and op - to >= 4:
+            op, literal = _runs(at, end, n_sequences, literal, end_literals, op, limit, stop, work)
+        else:
+            op, literal = _sequences(at, end, n_sequences, literal, end_literals, op, to, limit, stop, work)
         if op < 0 or op >= stop:
             return op
     rest = end_literals - literal
@@ -381,7 +496,7 @@ def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int
 
 
 @part
-def decode(frame: int, length: int, to: int, size: int, wanted: int, work: Workspace) -> int:
+def decode(frame: int, length: int, to: int, size: int, wanted: int, work: int) -> int:
     """Decode the beginning of a frame.
 
     Parameters
@@ -393,7 +508,7 @@ def decode(frame: int, length: int, to: int, size: int, wanted: int, work: Works
     wanted
         Bytes after which decoding may stop.
     work
-        Of :func:`workspace`.
+        Address of a :func:`workspace`.
 
     Returns
     -------
@@ -406,8 +521,10 @@ def decode(frame: int, length: int, to: int, size: int, wanted: int, work: Works
     op, limit = to, to + size
     stop = to + wanted if wanted < size else limit + 1  # never: then the whole frame is checked
     for i in range(4):
-        work.logs[i] = -1
-    work.offsets[0], work.offsets[1], work.offsets[2] = 1, 4, 8
+        put(work + _LOGS, i, -1)
+    put(work + _LAST, 0, 1)
+    put(work + _LAST, 1, 4)
+    put(work + _LAST, 2, 8)
     last = word(0)
     while last == 0:
         block = load32(at) & 0xFFFFFF
@@ -444,7 +561,7 @@ def unpack(
     itemsize: int,
     decompress: int,
     decoder: int,
-    work: Workspace,
+    work: int,
 ) -> bool:
     """Decode the beginning of a frame by whichever decoder is quicker; tell whether it was whole.
 

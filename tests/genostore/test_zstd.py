@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from genostore.zstd import PADDING, UNSUPPORTED, Workspace, decode, workspace
+from genostore.machine import word
+from genostore.zstd import PADDING, UNSUPPORTED, decode, workspace
 
 Bytes = NDArray[np.uint8]
 CANARY = 0xA5
 
 
 @numba.njit
-def _decode(frame: int, length: int, to: int, size: int, wanted: int, work: Workspace) -> int:
-    return decode(frame, length, to, size, wanted, work)
+def _decode(frame: int, length: int, to: int, size: int, wanted: int, work: Bytes) -> int:
+    return decode(frame, length, to, size, wanted, word(work.ctypes.data))
 
 
 def decoded(frame: bytes, size: int, wanted: int | None = None) -> tuple[int, Bytes]:
