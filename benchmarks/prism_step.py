@@ -60,8 +60,9 @@ def make_step(backend: str, device: str = "cpu", half: bool = False) -> tuple[An
 def measure(backend: str, steps: int) -> dict[str, Any]:
     """Time training steps in this process."""
     from genostore.memory import keep_freed_memory
+    from prism_model.idle import let_idle_threads_sleep
 
-    keep_freed_memory()  # as `prism train` does
+    let_idle_threads_sleep(), keep_freed_memory()  # as `prism train` does
     model, step = make_step(backend)
     model.config = replace(model.config, center_length=SHORT)
     step(1, SHORT)  # loads what is compiled or imported when it is first used

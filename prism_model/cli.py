@@ -10,6 +10,7 @@ import click
 
 from genostore.errors import GenostoreError
 from genostore.memory import keep_freed_memory
+from prism_model.idle import let_idle_threads_sleep
 from prism_model.studies.commands import study
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -37,6 +38,7 @@ class Commands(click.Group):
 @click.version_option(package_name="genostore", prog_name="prism")
 def main() -> None:
     """Prism: gene expression from sequence and signals, adjusted for confounding by background chromatin."""
+    let_idle_threads_sleep()
     keep_freed_memory()
 
 
