@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prism_model import cpu_kernels, cpu_products
-from prism_model.cpu_kernels import CHUNK, LANES
+from prism_model.cpu_kernels import CHUNK
 from prism_model.cpu_products import NARROW
 from prism_model.cpu_threads import Call, by_channels, by_columns, by_rows, n_blocks, run, run_in_turn
+from prism_model.cpu_vectors import LANES
 from prism_model.scan import ScanInputs
 
 

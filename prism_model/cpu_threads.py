@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from prism_model.cpu_kernels import LANES
 from prism_model.cpu_products import ROWS
+from prism_model.cpu_vectors import LANES
 
 BLOCK = 256
 """Most channels of a task; fewer where there are fewer samples than threads."""

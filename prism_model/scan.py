@@ -157,8 +157,8 @@ def compiled(backend: str, x: Tensor, channels: int, width: int = 0) -> bool:
     """
     if backend not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
-    from prism_model.cpu_kernels import LANES  # numba is imported when it is needed
     from prism_model.cpu_products import NARROW
+    from prism_model.cpu_vectors import LANES  # numba is imported when it is needed
 
     return channels % LANES == 0 and width % NARROW == 0
 
