@@ -12,6 +12,7 @@ of the files that the function calls. Here all of them count.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -88,11 +89,11 @@ def _alone(folder: Path) -> Iterator[None]:
         # on without, which is what numba does.
         with contextlib.suppress(OSError, NotImplementedError):
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_lock(folder).acquire(timeout=WAIT))
+            stack.enter_context(_lock(folder, os.getpid()).acquire(timeout=WAIT))
         yield
 
 
 @cache
-def _lock(folder: Path) -> FileLock:
-    """One object a folder: it lets the process that has it in again, for a function that another one calls."""
+def _lock(folder: Path, process: int) -> FileLock:
+    """One object a folder and process: it lets the process in again, for a function that another calls, and no fork."""
     return FileLock(folder / LOCK)

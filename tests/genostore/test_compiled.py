@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.alone import alone
+
 SOURCE = """
 from genostore.compiled import njit
 
@@ -95,6 +97,22 @@ def test_threads_that_compile_at_once(tmp_path: Path) -> None:
         assert [job.result(60) for job in waiting] == [42 if f is kernels.answer else 21 for f, _ in jobs]
 
 
+def test_a_forked_child_compiles_too(tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text(SOURCE.format(more=1))
+    script = """
+        import os, sys
+        sys.path.insert(0, sys.argv[1])
+        import kernels
+        kernels.more(1)
+        child = os.fork()
+        if child == 0:
+            print(kernels.answer(20), flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    assert alone(script, tmp_path) == "42\n"
+
+
 def test_a_cache_that_cannot_be_locked_is_used_without(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text(SOURCE.format(more=1))
     kernels = load(tmp_path)
@@ -129,16 +147,21 @@ def total(pair):
 """
 
 
-@pytest.mark.parametrize("damage", ["cut short", "of a type that is gone"])
-def test_code_is_made_anew_when_what_is_kept_cannot_be_read(tmp_path: Path, damage: str) -> None:
+def test_code_is_made_anew_when_what_is_kept_is_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text(SOURCE.format(more=1))
+    assert load(tmp_path).more(1) == 2
+    (index,) = tmp_path.rglob("*.nbi")
+    index.write_bytes(index.read_bytes()[:-20])
+    assert load(tmp_path).more(1) == 2
+
+
+def test_code_is_made_anew_when_it_was_kept_for_a_type_that_is_gone(tmp_path: Path) -> None:
+    """As an upgrade may leave it; the function stays in its line."""
     file, ask = tmp_path / "kernels.py", "import kernels; print(kernels.total({}))"
-    file.write_text(PAIR)
-    with started(ask.format("kernels.Pair(1, 2)"), tmp_path) as process:
-        assert read(process) == "3\n"
-    if damage == "cut short":
-        (index,) = tmp_path.rglob("*.nbi")
-        index.write_bytes(index.read_bytes()[:-20])
-    else:  # as an upgrade may do; the function stays in its line
-        file.write_text(PAIR.replace("class Pair(NamedTuple)", "class Other(NamedTuple)"))
-    with started(ask.format("(1, 2)"), tmp_path) as process:
-        assert read(process) == "3\n"
+    for source, argument in (
+        (PAIR, "kernels.Pair(1, 2)"),
+        (PAIR.replace("class Pair(NamedTuple)", "class Other(NamedTuple)"), "(1, 2)"),
+    ):
+        file.write_text(source)
+        with started(ask.format(argument), tmp_path) as process:
+            assert read(process) == "3\n"
