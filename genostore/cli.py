@@ -9,7 +9,7 @@ import click
 
 from genostore.contained import contained
 from genostore.errors import GenostoreError
-from genostore.memory import keep_freed_memory
+from genostore.memory import collect_rarely, keep_freed_memory
 
 GROUP = "genostore.commands"
 
@@ -51,6 +51,7 @@ def _unavailable(name: str, package: str) -> click.Command:
 def run(group: click.Group) -> None:
     """Run a program: errors that we raise on purpose are one message, not a traceback."""
     keep_freed_memory()
+    collect_rarely()
     try:
         group.main(standalone_mode=False)
     except click.ClickException as error:

@@ -1,8 +1,9 @@
-"""Memory that a process frees and wants again."""
+"""How a program of ours handles its memory; a library leaves that to who uses it."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -27,3 +28,12 @@ def keep_freed_memory() -> bool:
     except AttributeError:
         return False
     return bool(mallopt(_MMAP_THRESHOLD, LARGE)) and bool(mallopt(_TRIM_THRESHOLD, LARGE))
+
+
+def collect_rarely() -> None:
+    """Let Python look for cycles of garbage after 50,000 new objects rather than 700.
+
+    Importing what a program needs makes a million objects that stay, and a sixth of a program's start went into looking
+    through them.
+    """
+    gc.set_threshold(50_000, 20, 50)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from genostore.errors import GenostoreError
-from genostore.memory import keep_freed_memory
+from genostore.memory import collect_rarely, keep_freed_memory
 from prism_model.idle import let_idle_threads_sleep
 from prism_model.studies.commands import study
 
@@ -40,6 +40,7 @@ def main() -> None:
     """Prism: gene expression from sequence and signals, adjusted for confounding by background chromatin."""
     let_idle_threads_sleep()
     keep_freed_memory()
+    collect_rarely()
 
 
 @main.command()
