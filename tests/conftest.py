@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
+
+from genostore.memory import collect_rarely
 
 # What is computed here is small, and several tests run at once: further threads would wait for one another, and spin.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -13,6 +16,13 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 if not Path("/dev/nvidiactl").exists():
     # Triton's kernels look at it when they are imported, which any test may be the first to do.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Spare what is imported by now every search for garbage: it stays, and is most of what lives."""
+    collect_rarely()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import genostore
 import ingest
 from genostore import index
 from genostore.cli import genostore as program
-from genostore.errors import ConflictError, CorruptionError, GenostoreError, StaleError
+from genostore.errors import ConflictError, CorruptionError, StaleError
 from genostore.objects import Bucket
 from genostore.staging import Staging, collect, create, remove, writer_lock
 from genostore.storage import PRIVATE
@@ -41,7 +41,7 @@ def _in_environment(environment: dict[str, str], function: Any, arguments: tuple
     os.environ.update(environment)
     try:
         answer.put(function(*arguments))
-    except GenostoreError as error:
+    except Exception as error:  # whoever waits for the answer is to be told of any
         answer.put(error)
 
 
@@ -58,7 +58,7 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["ingest", "ingest.run", "genostore", "tests.objects.test_writing"])
+        self.context.set_forkserver_preload(["ingest", "ingest.run", "tests.objects.test_writing", "tests.warm"])
 
     def start(self, function: Any, *arguments: Any) -> tuple[Any, Any]:
         environment = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "GENOSTORE_"))}
@@ -112,17 +112,17 @@ def test_every_command(s3: S3, small: Small, tmp_path: Path) -> None:
     assert {key: on_s3.get(key) for key in nodes} == nodes  # byte for byte
 
 
-def test_eight_processes_fill_one_store(s3: S3, small: Small, elsewhere: Elsewhere) -> None:
+def test_several_processes_fill_one_store(s3: S3, small: Small, elsewhere: Elsewhere) -> None:
     url = s3.url("s.zarr")
     ingest.run(ingest.plan(small.catalogue(""), url))
     file = str(small.folder / "rna.bedgraph")
-    started = [elsewhere.start(_add, url, file, f"C{k}") for k in range(8)]
+    started = [elsewhere.start(_add, url, file, f"C{k}") for k in range(5)]
     while any(process.is_alive() for process, _ in started):
         for cell in genostore.open(url).cell_types:  # what shows is whole
             genostore.open(url).track(cell, "x").read()
-    assert [answer.get() for _, answer in started] == [(f"tracks/C{k}/x",) for k in range(8)]
+    assert [answer.get() for _, answer in started] == [(f"tracks/C{k}/x",) for k in range(5)]
     store = genostore.open(url)
-    assert store.cell_types == [f"C{k}" for k in range(8)]
+    assert store.cell_types == [f"C{k}" for k in range(5)]
     assert index.rebuild(store.storage) == store.entries
 
 

@@ -55,6 +55,7 @@ def works(place: Disk, names: Collection[str]) -> dict[str, Work]:
     import ingest
     from genostore import staging
     from genostore.errors import CorruptionError, StaleError
+    from tests import warm  # noqa: F401
     from tests.ingest.small import build_small
 
     def files(folder: Path) -> None:
