@@ -25,7 +25,7 @@ from genostore.machine import (
     top,
 )
 
-DAMAGED = -1
+DAMAGED, UNSUPPORTED = -1, -2
 TABLE = 512  # entries that an FSE table may have
 SYMBOLS = 64  # of an FSE table; at most 53 are used
 _MAX_HUFFMAN = 11  # bits of a code

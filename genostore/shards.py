@@ -51,7 +51,7 @@ def _encode(
     for i in range(values.size // chunk):
         source = word(values.ctypes.data) + i * chunk
         n = word(REFUSED)
-        if itemsize > 1 and _SMALLEST <= chunk < _LARGEST:
+        if (itemsize == 2 or itemsize == 4) and _SMALLEST <= chunk < _LARGEST:
             n = encode(source, chunk, itemsize, at, space, fine_at, coarse_at)
         if n == REFUSED:
             n = call5(compress, (encoder, at, out.size - (at - start), source, chunk))

@@ -23,19 +23,15 @@ from genostore.entropy import (
     OFFSETS,
     SYMBOLS,
     TABLE,
-    bits_of,
+    UNSUPPORTED,
     build,
     build_huffman,
     decode_huffman,
     read_counts,
     read_weights,
-    window,
 )
 from genostore.machine import (
     call5,
-    copy16,
-    copy32,
-    fill32,
     get,
     load8,
     load16,
@@ -43,19 +39,14 @@ from genostore.machine import (
     load64,
     part,
     put,
-    shift_right,
     store8,
-    store64,
-    top,
     word,
 )
+from genostore.sequences import carry_out, carry_out_runs, copy
 
-UNSUPPORTED = -2
 PADDING = 64  # bytes that may be read before and after a frame
 MAGIC = 0xFD2FB528
 
-_MOST_AT_ONCE = 192  # bytes of a run
-_AHEAD = 56  # bits of a window that are sure to be valid
 _MAX_LOG = (9, 8, 9)
 _DEFAULT_LOG = (6, 5, 6)
 _DEFAULTS = np.zeros((3, SYMBOLS), dtype=np.int64)
@@ -224,243 +215,6 @@ def _make_tables(at: int, end: int, modes: int, work: int) -> int:
 
 
 @part
-def _copy(to: int, source: int, n: int, limit: int) -> None:
-    """Copy n bytes that do not overlap; up to 31 more where that does not pass ``limit``."""
-    end = to + n
-    if end + 32 <= limit:
-        while to < end:
-            copy32(to, source)
-            to += 32
-            source += 32
-    else:
-        while to < end:
-            store8(to, load8(source))
-            to += 1
-            source += 1
-
-
-@part
-def eight(source: int, n: int) -> int:
-    """Give eight bytes of a pattern of n, which divides eight."""
-    if n == 8:
-        return load64(source)
-    if n == 4:
-        pattern = load32(source)
-        return pattern | pattern << 32
-    pattern = load16(source) if n == 2 else load8(source) | load8(source) << 8
-    pattern |= pattern << 16
-    return pattern | pattern << 32
-
-
-@part
-def _spread(to: int, pattern: int, n: int, limit: int) -> None:
-    """Store n bytes of a pattern of eight; up to 127 more where that does not pass ``limit``."""
-    end = to + n
-    last = end if end + 128 <= limit else end - 127
-    while to < last:
-        for k in range(0, 128, 32):
-            fill32(to + k, pattern)
-        to += 128
-    while to + 8 <= end:
-        store64(to, pattern)
-        to += 8
-    while to < end:
-        store8(to, pattern)
-        pattern = shift_right(pattern, 8)
-        to += 1
-
-
-@part
-def _repeat(to: int, offset: int, n: int, limit: int) -> None:
-    """Copy n bytes from ``offset`` bytes before, over themselves where they overlap."""
-    if offset == 4 or offset == 8 or offset == 2 or offset == 1:
-        _spread(to, eight(to - offset, offset), n, limit)
-        return
-    end = to + n
-    if offset >= 32:
-        last = end if end + 32 <= limit else end - 31
-        while to < last:
-            copy32(to, to - offset)
-            to += 32
-    while to < end:
-        store8(to, load8(to - offset))
-        to += 1
-
-
-@part
-def _sequences(
-    base: int,
-    end: int,
-    n: int,
-    literal: int,
-    literals: int,
-    op: int,
-    to: int,
-    limit: int,
-    stop: int,
-    work: int,
-) -> tuple[int, int]:
-    """Carry out the n sequences of a block.
-
-    Parameters
-    ----------
-    base, end
-        Where their bits lie, which are read from the end.
-    literal, literals
-        Where the literals lie, and end.
-    op, to, limit
-        Where the next value goes, the first went, and the last may go.
-    stop
-        Where no more values are wanted.
-
-    Returns
-    -------
-    tuple of int
-        The next ``op`` (or a fault) and the next literal.
-    """
-    table_l = work + _TABLES
-    table_o, table_m = table_l + 8 * TABLE, table_l + 16 * TABLE
-    log_l, log_o, log_m = get(work + _LOGS, LITERALS), get(work + _LOGS, OFFSETS), get(work + _LOGS, MATCHES)
-    rep1, rep2, rep3 = get(work + _LAST, 0), get(work + _LAST, 1), get(work + _LAST, 2)
-    left = bits_of(base, end)
-    if left < log_l + log_o + log_m:
-        return DAMAGED, literal
-    bits = window(base, left)
-    state_l = top(bits, log_l)
-    bits <<= log_l
-    state_o = top(bits, log_o)
-    bits <<= log_o
-    state_m = top(bits, log_m)
-    left -= log_l + log_o + log_m
-    taken, states = word(0), word(0)
-    ahead = window(base, left)
-    for _ in range(n):
-        if op >= stop:
-            return op, literal
-        entry_l, entry_o, entry_m = get(table_l, state_l), get(table_o, state_o), get(table_m, state_m)
-        few_o, few_m, few_l = (entry_o >> 32) & 63, (entry_m >> 32) & 63, (entry_l >> 32) & 63
-        next_o, next_m, next_l = (entry_o >> 40) & 63, (entry_m >> 40) & 63, (entry_l >> 40) & 63
-        values, states = few_o + few_m + few_l, next_o + next_m + next_l
-        bits = ahead << taken if taken + values + states <= _AHEAD else window(base, left)
-        ahead = window(base, left)
-        taken = values + states
-        value = (entry_o & 0xFFFFFFFF) + top(bits, few_o)
-        bits <<= few_o
-        n_match = (entry_m & 0xFFFFFFFF) + top(bits, few_m)
-        bits <<= few_m
-        n_literal = (entry_l & 0xFFFFFFFF) + top(bits, few_l)
-        bits = bits << few_l if taken <= _AHEAD else window(base, left - values)
-        left -= taken
-        # The last sequence is followed by no states: what is taken for them is given back.
-        state_l = shift_right(entry_l, 48) + top(bits, next_l)
-        bits <<= next_l
-        state_m = shift_right(entry_m, 48) + top(bits, next_m)
-        bits <<= next_m
-        state_o = shift_right(entry_o, 48) + top(bits, next_o)
-        # Which offset: a new one, or one of the last three.
-        if value == 1 and n_literal > 0:
-            offset = rep1
-        elif value > 3:
-            offset = value - 3
-            rep3 = rep2
-            rep2 = rep1
-            rep1 = offset
-        else:
-            turn = value + (1 if n_literal == 0 else 0)
-            if turn == 1:
-                offset = rep1
-            elif turn == 2:
-                offset = rep2
-                rep2 = rep1
-            else:
-                offset = rep3 if turn == 3 else rep1 - 1
-                rep3 = rep2
-                rep2 = rep1
-            rep1 = offset
-        here = op + n_literal
-        room = (literals - literal - n_literal) | (limit - here - n_match) | (here - offset - to) | (offset - 1)
-        if (left + states) | room < 0:
-            return DAMAGED, literal
-        if n_literal <= 16 and op + 16 <= limit:
-            copy16(op, literal)
-        else:
-            _copy(op, literal, n_literal, limit)
-        literal += n_literal
-        _repeat(here, offset, n_match, limit)
-        op = here + n_match
-    put(work + _LAST, 0, rep1)
-    put(work + _LAST, 1, rep2)
-    put(work + _LAST, 2, rep3)
-    return (op if left + states == 0 else word(DAMAGED)), literal
-
-
-@part
-def _runs(
-    base: int, end: int, n: int, literal: int, literals: int, op: int, limit: int, stop: int, work: int
-) -> tuple[int, int]:
-    """Carry out the n sequences of a block of :mod:`genostore.runs`, which all repeat the last four bytes.
-
-    Parameters and results are as of :func:`_sequences`. Four bytes or more lie before ``op``. The offset is never
-    spelled out: the first sequence has no literals, so that it means the second of the last offsets, which was 4; and
-    the others have some, so that they mean the last one.
-    """
-    table_l = work + _TABLES
-    table_m = table_l + 16 * TABLE
-    log_l, log_m = get(work + _LOGS, LITERALS), get(work + _LOGS, MATCHES)
-    left = bits_of(base, end)
-    if left < log_l + log_m:
-        return DAMAGED, literal
-    bits = window(base, left)
-    state_l, state_m = top(bits, log_l), top(bits << log_l, log_m)
-    if get(table_l, state_l) & 0xFFFFFFFFFF:
-        return UNSUPPORTED, literal
-    left -= log_l + log_m
-    taken, states, least = word(0), word(0), word(0)
-    ahead = window(base, left)  # read before it is known how many of its bits the sequence before takes
-    value = load32(op - 4)
-    for _ in range(n):
-        if op >= stop:
-            return op, literal
-        entry_l, entry_m = get(table_l, state_l), get(table_m, state_m)
-        few_m, few_l = (entry_m >> 32) & 63, (entry_l >> 32) & 63
-        next_l, next_m = (entry_l >> 40) & 63, (entry_m >> 40) & 63
-        values, states = few_m + few_l, next_l + next_m
-        bits = ahead << taken if taken + values + states <= _AHEAD else window(base, left)
-        ahead = window(base, left)
-        taken = values + states
-        left -= taken
-        n_match = (entry_m & 0xFFFFFFFF) + top(bits, few_m)
-        n_literal = (entry_l & 0xFFFFFFFF) + top(bits << few_m, few_l)
-        # The last sequence is followed by no states: what is taken for them is given back.
-        bits <<= values
-        state_l = shift_right(entry_l, 48) + top(bits, next_l)
-        state_m = shift_right(entry_m, 48) + top(bits << next_l, next_m)
-        here = op + n_literal
-        if (left + states) | (literals - literal - n_literal) | (limit - here - n_match) | (n_literal - least) < 0:
-            return DAMAGED if n_literal >= least else UNSUPPORTED, literal
-        least = word(1)
-        # The value is kept in a register: what has just been stored in parts is slow to load.
-        few = shift_right(value | load32(literal) << 32, (n_literal << 3) & 63) & 0xFFFFFFFF
-        many = load32(literal + n_literal - 4)
-        value = few if n_literal < 4 else many
-        value |= value << 32
-        if (16 - n_literal) | (_MOST_AT_ONCE - n_match) | (limit - op - 16 - _MOST_AT_ONCE) >= 0:
-            # Most runs are short: storing six vectors costs less than asking how many are wanted.
-            copy16(op, literal)
-            for k in range(0, _MOST_AT_ONCE, 32):
-                fill32(here + k, value)
-        else:
-            _copy(op, literal, n_literal, limit)
-            _spread(here, value, n_match, limit)
-        literal += n_literal
-        op = here + n_match
-        value = shift_right(value, (n_match & 3) << 3) & 0xFFFFFFFF
-    put(work + _LAST, 0, 4)
-    put(work + _LAST, 1, 1)
-    return (op if left + states == 0 else word(DAMAGED)), literal
-
-
-@part
 def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int, work: int) -> int:
     """Decode a compressed block; give where the next value goes, or a fault."""
     literal, n, at = _literals(at, end, size, work)
@@ -480,18 +234,21 @@ def _block(at: int, end: int, size: int, op: int, to: int, limit: int, stop: int
         at = _tables(at, end, work)
         if at < 0:
             return at
-        offsets = work + _TABLES + OFFSETS * TABLE * 8
-        last = work + _LAST
-        if get(work + _LOGS, OFFSETS) == 0 and get(offsets, 0) == 1 and get(last, 1) == 4 and op - to >= 4:
-            op, literal = _runs(at, end, n_sequences, literal, end_literals, op, limit, stop, work)
+        tables, logs, last = work + _TABLES, work + _LOGS, work + _LAST
+        if get(logs, OFFSETS) == 0 and get(tables, OFFSETS * TABLE) == 1 and get(last, 1) == 4 and op - to >= 4:
+            op, literal = carry_out_runs(
+                at, end, n_sequences, literal, end_literals, op, limit, stop, tables, logs, last
+            )
         else:
-            op, literal = _sequences(at, end, n_sequences, literal, end_literals, op, to, limit, stop, work)
+            op, literal = carry_out(
+                at, end, n_sequences, literal, end_literals, op, to, limit, stop, tables, logs, last
+            )
         if op < 0 or op >= stop:
             return op
     rest = end_literals - literal
     if op + rest > limit:
         return DAMAGED
-    _copy(op, literal, rest, limit)
+    copy(op, literal, rest, limit)
     return op + rest
 
 
@@ -540,7 +297,7 @@ def decode(frame: int, length: int, to: int, size: int, wanted: int, work: int) 
         elif op + n > limit:
             return DAMAGED
         elif kind == 0:  # as it is
-            _copy(op, at, n, limit)
+            copy(op, at, n, limit)
             op += n
         else:  # one byte, n times
             _repeat_byte(op, load8(at), n)

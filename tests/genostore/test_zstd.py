@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from genostore.entropy import UNSUPPORTED
 from genostore.machine import word
-from genostore.zstd import PADDING, UNSUPPORTED, decode, workspace
+from genostore.zstd import PADDING, decode, workspace
 
 Bytes = NDArray[np.uint8]
 CANARY = 0xA5
