@@ -68,6 +68,7 @@ class Site:
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer may wait 40 ms between its headers and its content
 
     def __init__(self, site: Site, *args: object) -> None:
         self.site = site

@@ -108,6 +108,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # see tests/objects/server.py
     server: _Server
     _upstream: http.client.HTTPConnection | None = None
     _last = 0.0

@@ -119,6 +119,7 @@ class Static(http.server.BaseHTTPRequestHandler):
     """Serves files and ranges of them, as nginx does."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # see tests/objects/server.py
 
     def __init__(self, *args: Any, folder: Path) -> None:
         self.folder = folder
