@@ -25,6 +25,7 @@ from genostore.machine import (
     load16,
     load32,
     lowest_bit,
+    move,
     part,
     put,
     shift_right,
@@ -255,7 +256,7 @@ def _encode(values: int, size: int, to: int, runs: int, n: int, grain: int, codi
     # the second of the last offsets, and that is 4; all others have some, which makes them mean the last one.
     done = get(runs, 0)
     store32(to + 7, done << 3)
-    _copy(to + 10, values, done)
+    move(to + 10, values, done)
     block = to + 10 + done + 3
     out = block + 3
     for i in range(n):
@@ -264,7 +265,10 @@ def _encode(values: int, size: int, to: int, runs: int, n: int, grain: int, codi
         fresh = at - done
         if fresh >= _MOST_LITERALS or 2 * (out + fresh - to) > size:
             return REFUSED
-        _copy(out, values + done, fresh)
+        if fresh <= 16 and done + 16 <= size:  # mostly; nothing is read past the chunk
+            copy16(out, values + done)
+        else:
+            move(out, values + done, fresh)
         out += fresh
         done = at + length
         length -= 3
@@ -272,7 +276,7 @@ def _encode(values: int, size: int, to: int, runs: int, n: int, grain: int, codi
         put(runs, 2 * i + 1, length | (_MATCH_CODES[length] if length < 128 else highest_bit(length) + 36) << 32)
     if 2 * (out + size - done - to) > size:
         return REFUSED
-    _copy(out, values + done, size - done)
+    move(out, values + done, size - done)
     out += size - done
     literals = out - block - 3
     store16(block, 0xC | literals << 4)  # as they are, their number in 20 bits
@@ -284,7 +288,7 @@ def _encode(values: int, size: int, to: int, runs: int, n: int, grain: int, codi
         store8(out, 128 + (n >> 8))
         store8(out + 1, n)
         out += 2
-    _copy(out, coding + 8 * _SECTION, get(coding, _N_SECTION))
+    move(out, coding + 8 * _SECTION, get(coding, _N_SECTION))
     out = _write(out + get(coding, _N_SECTION), runs, n, coding + 8 * _PARTS, coding + 8 * (_PARTS + _PART))
     store16(block - 3, 1 | 2 << 1 | (out - block) << 3)  # the last block, compressed
     store8(block - 1, (out - block) >> 13)
@@ -334,10 +338,3 @@ def _write(out: int, runs: int, n: int, literals: int, matches: int) -> int:
     n_bits += _LOG_LITERALS
     store64(out, bits | 1 << n_bits)  # the highest bit says where they end
     return out + (n_bits >> 3) + 1
-
-
-@part
-def _copy(to: int, source: int, n: int) -> None:
-    """Copy n bytes, and up to 15 more."""
-    for i in range(0, n, 16):
-        copy16(to + i, source + i)

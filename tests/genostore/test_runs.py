@@ -19,6 +19,7 @@ from genostore.runs import SIZES, _describe, coding, edges, encode, room
 from genostore.schema import position_array
 from genostore.shards import encode_shard
 from genostore.zstd import PADDING, decode, workspace
+from tests.alone import alone
 
 Values = NDArray[Any]
 CANARY = 0xA5
@@ -122,6 +123,28 @@ def test_runs_are_not_left_to_the_library(dtype: str, mean: int) -> None:
     for values in (np.round(rng.gamma(0.5, 4.0, 9_000), 2), rng.poisson(2, 9_000)):
         chunk = np.repeat(values.astype(dtype), rng.geometric(1 / mean, 9_000))[:4_096].copy()
         assert len(encoded(chunk)) > 0
+
+
+def test_nothing_is_read_past_a_chunk() -> None:
+    """Chunks that end where the memory of this process does, with all lengths of what follows the last run."""
+    script = """
+        import ctypes, mmap
+        import numpy as np
+        from tests.genostore.test_runs import encoded
+        page = mmap.PAGESIZE
+        memory = mmap.mmap(-1, 5 * page)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + 4 * page), page, 0) == 0
+        for single in range(1, 24):
+            chunk = np.frombuffer(memory, np.float32, 4 * page // 4)
+            chunk[:] = np.repeat(np.arange(page // 8), 8)
+            chunk[-single:] = 0.1 + np.arange(single)
+            assert encoded(chunk)
+            chunk[-single - 8 : -single] = 7.5
+            assert encoded(chunk)
+        print("good")
+    """
+    assert alone(script) == "good\n"
 
 
 def test_what_is_not_of_runs_is() -> None:
