@@ -7,26 +7,14 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from genostore.compiled import njit
-from genostore.machine import call4, crc32c, fill32, load32, move, part, store8, word
+from genostore.machine import call4, crc32c, load32, move, word
+from genostore.sequences import spread
 from genostore.zstd import PADDING, unpack
 
 ABSENT = -1  # where a chunk lies that should be there and is not
 SILENT = -2  # where a chunk lies whose whole shard holds no data
 
 _READ_AT_ONCE = 1 << 17  # bytes of neighbouring chunks
-
-
-@part
-def _fill(to: int, pattern: int, n: int) -> None:
-    """Fill n bytes with a pattern of eight over and over."""
-    end = to + n
-    while to + 32 <= end:
-        fill32(to, pattern)
-        to += 32
-    while to < end:
-        store8(to, pattern)
-        pattern = (pattern >> 8) & 0xFFFFFFFFFFFFFF | (pattern & 255) << 56
-        to += 1
 
 
 @register_jitable
@@ -101,7 +89,8 @@ def gather(
         offset, length = where[i, 1], where[i, 2]
         if offset == SILENT:
             for k in range(i, after):
-                _fill(out + row[k] * stride + column[k] * itemsize, fill, (high[k] - low[k]) * itemsize)
+                target, size = out + row[k] * stride + column[k] * itemsize, (high[k] - low[k]) * itemsize
+                spread(target, fill, size, target + size)
             i = after
             continue
         if offset < 0 or length < 4 or length > greatest:

@@ -59,7 +59,7 @@ def _eight(source: int, n: int) -> int:
 
 
 @part
-def _spread(to: int, pattern: int, n: int, limit: int) -> None:
+def spread(to: int, pattern: int, n: int, limit: int) -> None:
     """Store n bytes of a pattern of eight; up to 127 more where that does not pass ``limit``."""
     end = to + n
     last = end if end + 128 <= limit else end - 127
@@ -80,7 +80,7 @@ def _spread(to: int, pattern: int, n: int, limit: int) -> None:
 def _repeat(to: int, offset: int, n: int, limit: int) -> None:
     """Copy n bytes from ``offset`` bytes before, over themselves where they overlap."""
     if offset == 4 or offset == 8 or offset == 2 or offset == 1:
-        _spread(to, _eight(to - offset, offset), n, limit)
+        spread(to, _eight(to - offset, offset), n, limit)
         return
     end = to + n
     if offset >= 32:
@@ -272,7 +272,7 @@ def carry_out_runs(
                 fill32(here + k, value)
         else:
             copy(op, literal, n_literal, limit)
-            _spread(here, value, n_match, limit)
+            spread(here, value, n_match, limit)
         literal += n_literal
         op = here + n_match
         value = shift_right(value, (n_match & 3) << 3) & 0xFFFFFFFF
