@@ -63,7 +63,8 @@ def measure(backend: str, steps: int) -> dict[str, Any]:
     from genostore.memory import keep_freed_memory
     from prism_model.idle import let_idle_threads_sleep
 
-    let_idle_threads_sleep(), keep_freed_memory()  # as `prism train` does
+    let_idle_threads_sleep()  # both as `prism train` does
+    keep_freed_memory()
     model, step = make_step(backend)
     model.config = replace(model.config, center_length=SHORT)
     step(1, SHORT)  # loads what is compiled or imported when it is first used

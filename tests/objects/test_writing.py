@@ -112,17 +112,17 @@ def test_every_command(s3: S3, small: Small, tmp_path: Path) -> None:
     assert {key: on_s3.get(key) for key in nodes} == nodes  # byte for byte
 
 
-def test_several_processes_fill_one_store(s3: S3, small: Small, elsewhere: Elsewhere) -> None:
+def test_eight_processes_fill_one_store(s3: S3, small: Small, elsewhere: Elsewhere) -> None:
     url = s3.url("s.zarr")
     ingest.run(ingest.plan(small.catalogue(""), url))
     file = str(small.folder / "rna.bedgraph")
-    started = [elsewhere.start(_add, url, file, f"C{k}") for k in range(5)]
+    started = [elsewhere.start(_add, url, file, f"C{k}") for k in range(8)]
     while any(process.is_alive() for process, _ in started):
         for cell in genostore.open(url).cell_types:  # what shows is whole
             genostore.open(url).track(cell, "x").read()
-    assert [answer.get() for _, answer in started] == [(f"tracks/C{k}/x",) for k in range(5)]
+    assert [answer.get() for _, answer in started] == [(f"tracks/C{k}/x",) for k in range(8)]
     store = genostore.open(url)
-    assert store.cell_types == [f"C{k}" for k in range(5)]
+    assert store.cell_types == [f"C{k}" for k in range(8)]
     assert index.rebuild(store.storage) == store.entries
 
 
