@@ -6,11 +6,13 @@ the file's size first. The layout is that of the hic-format description of the A
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +22,34 @@ from genostore.errors import SourceError
 from ingest.sources.base import Band, Weight, check_band, refuse_twice
 from ingest.sources.reading import HIC, PerThread, describe, head, naming
 
+_IMPORTING = Lock()
 _ROWS = 4096  # bins fetched at once: fewer cost time, more cost memory (8 million pixels if all are full)
+
+
+@cache
+def hictkpy() -> Any:
+    """Import hictkpy, and end the thread that its release 1.4.0 starts then.
+
+    That one looks for messages to log without a pause, which keeps a core busy for as long as the process lives. What
+    ends it is left with ``atexit`` alone, by the import.
+    """
+    ends: list[Any] = []
+
+    def overhear(function: Any, *args: Any, **kwargs: Any) -> Any:
+        ends.append(function)
+        return register(function, *args, **kwargs)
+
+    with _IMPORTING:
+        register = atexit.register
+        atexit.register = overhear  # type: ignore[assignment]
+        try:
+            import hictkpy
+        finally:
+            atexit.register = register
+    for end in ends:
+        if type(end).__module__ == "nanobind":  # not of the packages that it imports
+            end()
+    return hictkpy
 
 
 class HicSource:
@@ -50,11 +79,9 @@ class HicSource:
     @cached_property
     def bin_size(self) -> int:
         """Width of a bin in bases."""
-        import hictkpy
-
         check_structure(self.path)
         with _reading(self.path):
-            sizes = [int(size) for size in hictkpy.MultiResFile(str(self.path)).resolutions()]
+            sizes = [int(size) for size in hictkpy().MultiResFile(str(self.path)).resolutions()]
         listed = ", ".join(f"{size:,}" for size in sorted(sizes))
         if self._bin_size is None and len(sizes) == 1:
             return sizes[0]
@@ -170,9 +197,7 @@ class _Opener:
         self.bin_size = bin_size
 
     def __call__(self, path: str) -> Any:
-        import hictkpy
-
-        return hictkpy.File(path, self.bin_size)
+        return hictkpy().File(path, self.bin_size)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hictkpy
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import cooler
 
+hictkpy = dothic.hictkpy()
 Write = Callable[[str, str | bytes], Path]
 
 CONTIGS = {"chr1": 3050, "chr2": 1000, "chrM": 16}
@@ -341,6 +342,13 @@ def test_hic_band_equals_what_was_written(
         check_band(source, contig, matrix, 0, n, 40)
         check_band(source, contig, matrix, n // 3, n // 2, 1)
         check_band(source, contig, matrix, n - 3, n + 4, 6)
+
+
+def test_hic_leaves_no_thread_at_work(hic: tuple[Path, pd.DataFrame]) -> None:
+    open_contacts(hic[0], 10).validate()
+    began = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - began < 0.1
 
 
 def test_hic_pickles_and_lists(hic: tuple[Path, pd.DataFrame]) -> None:

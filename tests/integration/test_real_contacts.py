@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hictkpy
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +16,7 @@ import genostore
 import ingest
 from genostore.contacts import ContactMap
 from genostore.store import Store
+from ingest.sources.dothic import hictkpy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -189,7 +189,7 @@ def write_n_fasta(path: Path, lengths: dict[str, int]) -> Path:
 def hic_store(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store]:
     """A store of all the .hic files of hg19; the FASTA has the lengths and no bases."""
     folder, files = tmp_path_factory.mktemp("hic"), shared / "data" / "hic_formats"
-    lengths = hictkpy.File(str(files / HIC_ENTRIES[0][1]), 50_000).chromosomes()
+    lengths = hictkpy().File(str(files / HIC_ENTRIES[0][1]), 50_000).chromosomes()
     write_n_fasta(folder / "hg19.fa", {ours: lengths[theirs] for ours, theirs in HIC_NAMES.items()})
     entries = "".join(
         f"  - {{cell_type: {cell}, assay: hic, bin_size: {size}, max_distance: {20 * size}, weights: all, "
@@ -210,7 +210,7 @@ def test_hic_against_hictkpy(
 ) -> None:
     files, store = hic_store
     contacts = store.contacts(cell_type, "hic", bin_size)
-    source = hictkpy.File(str(files / name), bin_size)
+    source = hictkpy().File(str(files / name), bin_size)
     assert source.attributes()["format-version"] == version
     assert contacts.weights == norms
     got = contacts.band.read()

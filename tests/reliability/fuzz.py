@@ -157,13 +157,13 @@ def seeds(folder: Path) -> None:
     """Write good files of each format."""
     import gzip
 
-    import hictkpy
     import pandas as pd
 
+    from ingest.sources.dothic import hictkpy
     from tests.ingest.small import BIN, CONTIGS, EVERYTHING, build_small
 
     small = build_small(folder)
-    with hictkpy.hic.FileWriter(folder / "a.hic", CONTIGS, [BIN], tmpdir=folder) as writer:
+    with hictkpy().hic.FileWriter(folder / "a.hic", CONTIGS, [BIN], tmpdir=folder) as writer:
         first = -(-CONTIGS["chr1"] // BIN)
         pixels = [(i, j, 1 + (i * j) % 7) for i in range(first) for j in range(i, min(i + 9, first))]
         writer.add_pixels(pd.DataFrame(pixels, columns=["bin1_id", "bin2_id", "count"]))
