@@ -7,14 +7,17 @@ DEMO   ?= demo
 BENCHMARKS ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Without compiling: Python does that to what it imports, pip to all of torch, which takes longer than to unpack it.
+# A new pip first: one of 2023, as some Pythons bring it, takes twice as long to find out which releases fit.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo test lint wheel bench soak audit clean
 .DELETE_ON_ERROR:
 
-# Without compiling: Python does that to what it imports, pip to all of torch, which takes longer than to unpack it.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(INSTALL) --upgrade pip
+	$(BIN)/python $(INSTALL) -e ".[dev]"
 	touch $@
 
 # Simulate real-format files, ingest, verify, slice, train, evaluate, report.
@@ -59,9 +62,10 @@ wheel: $(READY)
 	rm -rf dist $(VENV)-wheel
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt dist/*.whl
+	$(VENV)-wheel/bin/python $(INSTALL) --upgrade pip
+	$(VENV)-wheel/bin/python $(INSTALL) dist/*.whl
 	cd dist && ../$(VENV)-wheel/bin/python -P ../tests/wheel.py base
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt "$$(ls dist/*.whl)[all]"
+	$(VENV)-wheel/bin/python $(INSTALL) "$$(ls dist/*.whl)[all]"
 	cd dist && ../$(VENV)-wheel/bin/python -P ../tests/wheel.py all
 
 # Measure beside other readers, one of which wants other versions of these two than we pin.
