@@ -32,10 +32,11 @@ def weighted_copies(sequence: Tensor, signals: Tensor, contexts: Tensor | None, 
     Tensor
         ``(copies * B, L, d)``: all of copy 0 (unless ``branches`` is ``"adjusted"``), then of copy 1, ...
     """
-    copies = [] if branches == "adjusted" else [sequence + signals]
+    weights = torch.ones_like(signals[None, :, 0])
     if contexts is not None and branches != "original":
-        copies += [torch.addcmul(sequence, signals, a[:, None, :].to(signals)) for a in contexts.unbind(-1)]
-    return torch.cat(copies)
+        others = contexts.to(signals).movedim(-1, 0)  # (n, B, d)
+        weights = others if branches == "adjusted" else torch.cat([weights, others])
+    return torch.addcmul(sequence, signals, weights[:, :, None]).flatten(0, 1)
 
 
 def adjusted_prediction(head: nn.Module, pooled: Tensor, features: Tensor | None, averaging: Averaging) -> Tensor:

@@ -59,11 +59,11 @@ class Direction(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus gives the step back
 
     def weights(self) -> tuple[Tensor, ...]:
-        """What the direction is made of, channels last, as :func:`prism_model.cpu_ops.mix` takes it."""
+        """What the direction is made of, channels last, as :func:`prism_model.cpu_block.block` takes it."""
         convolution, step = self.conv1d, self.dt_proj
         assert convolution.bias is not None
         taps = convolution.weight[:, 0].t()
-        A = -torch.exp2(self.A_log.t() * math.log2(math.e))  # exp runs on OpenMP's threads, see cpu_ops
+        A = -torch.exp2(self.A_log.t() * math.log2(math.e))  # exp runs on OpenMP's threads, see cpu_block
         return taps, convolution.bias, self.x_proj.weight, step.weight.t(), step.bias, A, self.D
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -125,23 +125,10 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, L, d_model)`` along its length."""
-        if compiled(self.scan, x, self.channels, x.shape[-1]) and not torch.is_autocast_enabled("cpu"):
-            return self._compiled(x)
         # (B, L, channels) each: what the directions mix, and their gate
         inner, gate = self.in_proj(x).split(self.channels, dim=-1)
         parts = [direction(inner, gate) for direction in self.directions]
         out: Tensor = self.out_proj(parts[0] if len(parts) == 1 else parts[0] + parts[1])
-        return out
-
-    def _compiled(self, x: Tensor) -> Tensor:
-        """All directions in one operator, which keeps less than their parts would."""
-        from prism_model import cpu_ops
-
-        weights = [direction.weights() for direction in self.directions if isinstance(direction, Direction)]
-        stacked = [torch.stack(each) for each in zip(*weights, strict=True)]
-        both = cpu_ops.linear(x.contiguous(), self.in_proj.weight)
-        mixed = cpu_ops.mix(both, *stacked, torch.is_grad_enabled())[0]
-        out: Tensor = cpu_ops.linear(mixed, self.out_proj.weight)
         return out
 
 
@@ -166,11 +153,7 @@ class Norm(nn.RMSNorm):
             both: tuple[Tensor, Tensor] = cpu_ops.add_rms_norm(x.contiguous(), residual, self.weight, self.eps)
             return both
         stream = x if residual is None else residual + x
-        if not compiled(self.scan, stream, stream.shape[-1]):
-            return super().forward(stream), stream
-        from prism_model import cpu_ops
-
-        return cpu_ops.rms_norm(stream.contiguous(), self.weight, self.eps), stream
+        return super().forward(stream), stream
 
 
 class Block(nn.Module):
@@ -183,8 +166,22 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the layer will add to the stream, ``(B, L, d_model)``, and the stream with what the one before adds."""
+        mixer = self.mixer
+        if compiled(mixer.scan, x, mixer.channels, x.shape[-1]) and not torch.is_autocast_enabled("cpu"):
+            return self._compiled(x, residual)
         normed, stream = self.norm(x, residual)
-        return self.mixer(normed), stream
+        return mixer(normed), stream
+
+    def _compiled(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All of it in one operator, which keeps less than its parts would and waits less."""
+        from prism_model.cpu_block import block
+
+        norm, mixer = self.norm, self.mixer
+        directions = [d.weights() for d in mixer.directions if isinstance(d, Direction)]
+        weights = [torch.stack(each) for each in zip(*directions, strict=True)]
+        weights = [norm.weight, mixer.in_proj.weight, *weights, mixer.out_proj.weight]
+        out, stream, *_ = block(x.contiguous(), residual, *weights, norm.eps, torch.is_grad_enabled())
+        return out, x if residual is None else stream
 
 
 class Backbone(nn.Module):

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genostore.errors import QueryError
 
 ACTIVATIONS = ("sigmoid", "softmax")
+
+
+class Convolution(nn.Conv1d):
+    """A convolution with zeros beyond both ends; on a processor as a product, whose gradient is quicker there.
+
+    oneDNN takes 7 ms for the gradient by the weight of three channels, a product 0.3.
+    """
+
+    def __init__(self, before: int, after: int, kernel: int) -> None:
+        super().__init__(before, after, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``(B, before, L)`` to ``(B, after, L)``."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        kernel = self.kernel_size[0]
+        padded = F.pad(x, (kernel // 2, kernel // 2))
+        seen = padded.unfold(-1, kernel, 1).transpose(1, 2).flatten(2)  # (B, L, before * kernel)
+        return F.linear(seen, self.weight.flatten(1), self.bias).transpose(1, 2)
 
 
 class ConfounderEncoder(nn.Module):
@@ -43,7 +63,7 @@ class ConfounderEncoder(nn.Module):
         sizes = (signal_size, width, 2 * width, 4 * width)
         for before, after, kernel in zip(sizes, sizes[1:], (7, 5, 3), strict=False):
             layers += [
-                nn.Conv1d(before, after, kernel, padding=kernel // 2),
+                Convolution(before, after, kernel),
                 nn.BatchNorm1d(after),
                 nn.ReLU(),
                 nn.MaxPool1d(4),

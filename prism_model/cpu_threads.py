@@ -24,6 +24,9 @@ from prism_model.cpu_vectors import LANES
 BLOCK = 256
 """Most channels of a task; fewer where there are fewer samples than threads."""
 
+ROW_BLOCK = 1_024
+"""Most rows of a task whose sum over rows is kept."""
+
 Tasks = Callable[[Iterable[int], int], list[tuple[int, ...]]]
 """The tasks that a kernel has with some samples, each of which may be divided into so many parts."""
 
@@ -102,6 +105,20 @@ def by_rows(length: int) -> Tasks:
         for b in samples
         for first, last in _divided(length, parts, ROWS, length)
     ]
+
+
+def by_row_blocks(length: int) -> tuple[Tasks, int]:
+    """Tasks ``(first row, last row, block)`` as of :func:`by_rows`, and how many there are a sample.
+
+    Sums over rows depend on the blocks, so these are always the same.
+    """
+    parts = _divided(length, -(-length // ROW_BLOCK), 1, ROW_BLOCK)
+
+    def tasks(samples: Iterable[int], _: int) -> list[tuple[int, ...]]:
+        rows = [(b * length, b * len(parts)) for b in samples]
+        return [(at + first, at + last, own + k) for at, own in rows for k, (first, last) in enumerate(parts)]
+
+    return tasks, len(parts)
 
 
 def _divided(width: int, parts: int, grain: int, most: int) -> list[tuple[int, int]]:

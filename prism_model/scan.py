@@ -150,17 +150,13 @@ def choose(u: Tensor) -> str:
     return next((n for n in wanted if BACKENDS[n].available and u.dtype != torch.float64), "chunked")
 
 
-def compiled(backend: str, x: Tensor, channels: int, width: int = 0) -> bool:
-    """Whether the operators for processors (:mod:`prism_model.cpu_ops`) take this input as it is.
-
-    ``channels`` is for those that go through them by vectors, ``width`` for those that multiply matrices.
-    """
+def compiled(backend: str, x: Tensor, *widths: int) -> bool:
+    """Whether the operators for processors (:mod:`prism_model.cpu_ops`) take this input, of these widths, as it is."""
     if backend not in ("auto", "cpu") or x.device.type != "cpu" or x.dtype != torch.float32:
         return False
-    from prism_model.cpu_products import NARROW
     from prism_model.cpu_vectors import LANES  # numba is imported when it is needed
 
-    return channels % LANES == 0 and width % NARROW == 0
+    return all(width % LANES == 0 for width in widths)
 
 
 def reference(inputs: ScanInputs) -> Tensor:

@@ -1,13 +1,15 @@
-"""The compiled mixer and normalisation equal their parts in plain torch, values and gradients."""
+"""The compiled block equals its parts in plain torch, values and gradients."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from prism_model import cpu_ops
-from prism_model.backbone import Backbone, Mixer, Norm
+from prism_model import cpu_block
+from prism_model.backbone import Backbone, Block, Mixer, Norm
+from prism_model.cpu_products import gram, product
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module, x: torch.Tensor) -> None:
@@ -23,73 +25,93 @@ def assert_same(ours: nn.Module, theirs: nn.Module, x: torch.Tensor) -> None:
         torch.testing.assert_close(p.grad / scale, q.grad / scale, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize(("batch", "length", "width"), [(2, 2, 16), (1, 70, 32), (3, 32, 160)])
-def test_mixer(bidirectional: bool, batch: int, length: int, width: int) -> None:
+@pytest.mark.parametrize(("batch", "length", "width"), [(2, 2, 32), (1, 70, 64), (3, 32, 160), (1, 1_500, 32)])
+def test_blocks(threads: int, bidirectional: bool, batch: int, length: int, width: int) -> None:
     torch.manual_seed(0)
-    ours, theirs = (Mixer(width, d_state=4, bidirectional=bidirectional, scan=s) for s in ("cpu", "reference"))
-    assert_same(ours, theirs, torch.randn(batch, length, width))
+    made = (Backbone(width, 2, d_state=4, bidirectional=bidirectional, scan=s) for s in ("cpu", "reference"))
+    ours, theirs = made
+    with torch.no_grad():
+        for name, weight in ours.named_parameters():
+            if "norm" in name:
+                weight.uniform_()
+    torch.set_num_threads(threads)
+    try:
+        assert_same(ours, theirs, torch.randn(batch, length, width))
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_mixer_alone() -> None:
+    torch.manual_seed(0)
+    ours, theirs = (Mixer(32, d_state=4, scan=s) for s in ("cpu", "reference"))
+    assert_same(ours, theirs, torch.randn(3, 70, 32))
 
 
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 16, 16), (7, 48, 80), (203, 144, 64), (98, 16, 144)])
 def test_products(rows: int, depth: int, columns: int) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(rows, depth, requires_grad=True), torch.randn(columns, depth, requires_grad=True)
-    grad = torch.randn(rows, columns)
-    expected = torch.nn.functional.linear(x, weight)
-    torch.testing.assert_close(cpu_ops.linear(x, weight), expected, rtol=1e-5, atol=1e-4)
-    theirs = torch.autograd.grad(expected, (x, weight), grad)
-    ours = torch.autograd.grad(cpu_ops.linear(x, weight), (x, weight), grad)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+    x, weight, grad = torch.randn(rows, depth), torch.randn(columns, depth), torch.randn(rows, columns)
+    whole = np.array([[0, rows]])
+    out = torch.empty(rows, columns)
+    product(x.numpy(), weight.numpy(), True, False, out.numpy(), whole)
+    torch.testing.assert_close(out, x @ weight.t(), rtol=1e-5, atol=1e-4)
+    back = x.clone()
+    product(grad.numpy(), weight.numpy(), False, True, back.numpy(), whole)
+    torch.testing.assert_close(back, x + grad @ weight, rtol=1e-5, atol=1e-4)
+    dweight = torch.empty(1, columns, depth)
+    gram(grad[None].numpy(), x[None].numpy(), dweight.numpy(), np.array([[0, 0, columns]]))
+    torch.testing.assert_close(dweight[0], grad.t() @ x, rtol=1e-5, atol=1e-4)
 
 
 class AddNorm(nn.Module):
-    """Normalise a stream that something is added to or not; show it and what is normalised."""
+    """Normalise a stream that something is added to; show it and what is normalised."""
 
-    def __init__(self, scan: str, add: bool) -> None:
+    def __init__(self, scan: str) -> None:
         super().__init__()
         self.norm = Norm(64, eps=1e-5, scan=scan)
-        self.add = add
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat(self.norm(x, 2 * x.flip(0) if self.add else None))
+        return torch.cat(self.norm(x, 2 * x.flip(0)))
 
 
-@pytest.mark.parametrize("add", [False, True])
-def test_norm(add: bool) -> None:
-    ours, theirs = AddNorm("cpu", add), AddNorm("reference", add)
+@pytest.mark.parametrize("length", [700, 1_500])
+def test_norm(length: int) -> None:
+    ours, theirs = AddNorm("cpu"), AddNorm("reference")
     with torch.no_grad():
         ours.norm.weight.uniform_()
-    assert_same(ours, theirs, torch.randn(3, 700, 64))  # more rows than a block
+    assert_same(ours, theirs, torch.randn(3, length, 64))  # as long as a block of rows, and longer
 
 
-def test_the_mixer_is_one_operator_and_keeps_nothing_for_inference(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[tuple[int, ...]] = []
-    mix = cpu_ops.mix
+def test_a_block_is_one_operator_and_keeps_nothing_for_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    operator = cpu_block.block
 
     def watched(*arguments: object) -> tuple[torch.Tensor, ...]:
-        result = mix(*arguments)
-        kept.append(tuple(result[i].numel() for i in (1, 2, 4)))
+        result = operator(*arguments)
+        kept.append(sum(t.numel() for t in result[2:]))
         return result
 
-    monkeypatch.setattr(cpu_ops, "mix", watched)
-    mixer, x = Mixer(16), torch.randn(1, 40, 16)
+    monkeypatch.setattr(cpu_block, "block", watched)
+    block, x = Block(Norm(32, eps=1e-5, scan="auto"), Mixer(32)), torch.randn(1, 40, 32)
     with torch.no_grad():
-        alone = mixer(x)
-    assert torch.equal(mixer(x), alone)
-    assert kept == [(0, 0, 0), (40 * 32, 2 * 40 * 32, 2 * 2 * 16 * 32)]
+        alone = block(x, None)[0]
+    assert torch.equal(block(x, None)[0], alone)
+    states, projections = 2 * 2 * 16 * 64, 2 * 40 * 48
+    assert kept == [0, 40 * 32 + 40 * 128 + 2 * 40 * 64 + projections + states + 2 * 40 * 64]
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
-    mixer, x = Mixer(16), torch.randn(5, 40, 16)
-    together = mixer(x)
-    for i in range(5):  # close, not equal: matrix products of other sizes sum in another order
-        torch.testing.assert_close(mixer(x[i : i + 1]), together[i : i + 1], rtol=1e-5, atol=1e-6)
+    backbone, x = Backbone(32, 2), torch.randn(5, 40, 32)
+    together = backbone(x)
+    for i in range(5):
+        assert torch.equal(backbone(x[i : i + 1]), together[i : i + 1])
 
 
 def test_autocast_mixes_in_half_precision_and_scans_in_float32() -> None:
     torch.manual_seed(0)
-    backbone, x = Backbone(16, 2), torch.randn(2, 40, 16)
+    backbone, x = Backbone(32, 2), torch.randn(2, 40, 32)
     expected = backbone(x)
     with torch.autocast("cpu", torch.bfloat16):
         got = backbone(x)
@@ -100,7 +122,7 @@ def test_autocast_mixes_in_half_precision_and_scans_in_float32() -> None:
 
 def test_compiles_with_a_full_graph() -> None:
     torch.manual_seed(0)
-    backbone, x = Backbone(16, 1), torch.randn(2, 40, 16)
+    backbone, x = Backbone(32, 1), torch.randn(2, 40, 32)
     compiled = torch.compile(backbone, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), backbone(x), rtol=1e-4, atol=1e-5)
     compiled(x).square().sum().backward()
