@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
@@ -75,39 +75,39 @@ def combine(checksums: Sequence[int]) -> int:
 Part = tuple[NDArray[Any], Any]  # where the values go, and the future that brings them
 
 
-@dataclass(frozen=True)
 class Spans:
     """Pieces of a one-dimensional array and where they go in a ``(row, column)`` output.
 
-    Attributes
+    Parameters
     ----------
-    row, start, stop, column
-        ``(n,)`` int64: array positions ``[start, stop)`` go to ``out[row, column:column + stop - start]``.
+    values
+        ``(n, 4)`` int64, row, start, stop and column of each: array positions ``[start, stop)`` go to
+        ``out[row, column:column + stop - start]``.
     """
 
-    row: NDArray[np.int64]
-    start: NDArray[np.int64]
-    stop: NDArray[np.int64]
-    column: NDArray[np.int64]
-    _pieces: dict[int, local.Pieces] = field(default_factory=dict, repr=False, compare=False)
+    def __init__(self, values: NDArray[np.int64]) -> None:
+        self.values = values
+        self._pieces: dict[int, NDArray[np.int64]] = {}
 
-    def pieces(self, chunk: int) -> local.Pieces:
-        """Cut the spans at multiples of ``chunk``, once for all arrays that are chunked so."""
+    def pieces(self, chunk: int) -> NDArray[np.int64]:
+        """Cut the spans at multiples of ``chunk``, once for all arrays that are chunked so.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n,)`` int64, sorted: number of the chunk times 2^32, and number of the span.
+        """
         if chunk not in self._pieces:
-            self._pieces[chunk] = local.Pieces.cut(self.row, self.start, self.stop, self.column, chunk)
-        return self._pieces[chunk]
+            from genostore.kernels import cut
 
-    @classmethod
-    def clipped(cls, start: NDArray[np.int64], width: int, low: NDArray[np.int64], high: NDArray[np.int64]) -> Spans:
-        """Cut windows ``[start, start + width)`` to ``[low, high)``; rows that keep nothing are left out."""
-        first, last = np.maximum(start, low), np.minimum(start + width, high)
-        row = np.flatnonzero(first < last)
-        return cls(row, first[row], last[row], (first - start)[row])
+            pieces = cut(self.values, chunk)
+            pieces.sort()
+            self._pieces[chunk] = pieces
+        return self._pieces[chunk]
 
     def rows(self, keep: NDArray[np.bool_]) -> Spans:
         """Keep the spans of some rows of the output, ``(rows,)`` bool."""
-        mine = keep[self.row]
-        return Spans(self.row[mine], self.start[mine], self.stop[mine], self.column[mine])
+        return Spans(self.values[keep[self.values[:, 0]]])
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Array:
     def __repr__(self) -> str:
         return f"<Array {self.path} {self.schema.shape} {self.schema.dtype}>"
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Numpy type of the values."""
         return np.dtype(self.schema.dtype)
@@ -223,7 +223,7 @@ class Array:
         """The lean path to the values, where there is one."""
         if not self.storage.local or not local.LocalShards.supports(self.schema):
             return None
-        return local.LocalShards(str(self.storage.path(self.path)), self.schema, self._stamp)
+        return local.LocalShards(str(self.storage.path(self.path)), self.schema, self._stamp, self.present)
 
     def empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Allocate values that stand for the absence of data."""
@@ -274,17 +274,8 @@ class Array:
     def submit_spans(self, spans: Spans, out: NDArray[Any], batch: ts.Batch) -> Iterator[Part]:
         """Ask for spans of a one-dimensional array, as part of a batch; what lies in empty shards is filled."""
         handle, shard = self.handle, self.schema.block[0]
-        first, last = spans.start // shard, (spans.stop - 1) // shard
-        for row, start, stop, column, a, b in zip(
-            spans.row.tolist(),
-            spans.start.tolist(),
-            spans.stop.tolist(),
-            spans.column.tolist(),
-            first.tolist(),
-            last.tolist(),
-            strict=True,
-        ):
-            for block in range(a, b + 1):
+        for row, start, stop, column in spans.values.tolist():
+            for block in range(start // shard, (stop - 1) // shard + 1):
                 lo, hi = max(start, block * shard), min(stop, (block + 1) * shard)
                 into = out[row, column + lo - start : column + hi - start]
                 if self.present[block]:
@@ -356,12 +347,7 @@ class Reads:
         if array.shards is None or out.dtype != array.dtype:  # assigning a part converts it
             self._pending.append((array, list(array.submit_spans(spans, out, self._batch))))
             return
-        try:
-            tasks = array.shards.read(spans.pieces(array.shards.chunk), array.present, out)
-        except ValueError as error:
-            array.fail(error)
-        self._local += [(array, task) for task in tasks]
-        self._pending.append((array, []))
+        self.tasks(array, array.shards.read(spans.pieces(array.shards.chunk), spans.values, out))
 
     def tasks(self, array: Array, tasks: list[Callable[[], None]]) -> None:
         """Read by the tasks of a lean path of the array's own."""

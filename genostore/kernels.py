@@ -1,4 +1,4 @@
-"""The compiled inner loop of the lean path."""
+"""The compiled loops of the lean path: windows to spans, spans to pieces of chunks, and chunks to values."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from genostore.compiled import njit
-from genostore.machine import call4, crc32c, load32, move, word
+from genostore.machine import call4, crc32c, get, load32, move, word
+from genostore.opened import SILENT
 from genostore.sequences import spread
 from genostore.zstd import PADDING, unpack
 
-ABSENT = -1  # where a chunk lies that should be there and is not
-SILENT = -2  # where a chunk lies whose whole shard holds no data
+ROW, START, STOP, COLUMN = range(4)  # of spans
+SPAN = 32  # bits of a piece that tell its span; those above tell its chunk
 
 _READ_AT_ONCE = 1 << 17  # bytes of neighbouring chunks
 
@@ -29,95 +30,165 @@ def room(chunk_bytes: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def gather(
-    pread: int,
-    decompress: int,
-    decoder: int,
-    chunk: NDArray[np.int64],
-    where: NDArray[np.int64],
-    low: NDArray[np.int64],
-    high: NDArray[np.int64],
+def clip(
     row: NDArray[np.int64],
-    column: NDArray[np.int64],
-    chunk_bytes: int,
-    itemsize: int,
+    shift: NDArray[np.int64],
+    anchor: NDArray[np.int64],
+    contig_offset: NDArray[np.int64],
+    contig_length: NDArray[np.int64],
+    width: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut windows to their contigs.
+
+    Parameters
+    ----------
+    row, shift
+        ``(B,)``: which anchors, and by how much the windows about them are moved.
+    anchor, contig_offset, contig_length
+        ``(rows,)``: positions of the anchors on their contigs, and where these begin on the genome axis and how long
+        they are, bases.
+    width
+        Of a window.
+
+    Returns
+    -------
+    spans
+        ``(n, 4)``, as of :class:`genostore.arrays.Spans`; windows that lie off their contig are left out.
+    past
+        ``(m,)`` windows that pass an end of their contig.
+    """
+    spans, past = np.empty((row.size, 4), dtype=np.int64), np.empty(row.size, dtype=np.int64)
+    n = m = 0
+    for b in range(row.size):
+        low = contig_offset[row[b]]
+        high = low + contig_length[row[b]]
+        start = low + anchor[row[b]] - width // 2 + shift[b]
+        first, last = max(start, low), min(start + width, high)
+        if last - first < width:
+            past[m] = b
+            m += 1
+        if first < last:
+            spans[n, ROW], spans[n, START], spans[n, STOP], spans[n, COLUMN] = b, first, last, first - start
+            n += 1
+    return spans[:n], past[:m]
+
+
+@njit(cache=True, nogil=True)
+def cut(spans: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Cut spans at the edges of chunks of ``size`` values.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n,)`` one number a piece, made of its chunk and its span; sorting them sorts by chunk.
+    """
+    n = 0
+    for i in range(spans.shape[0]):
+        n += (spans[i, STOP] - 1) // size - spans[i, START] // size + 1
+    pieces, k = np.empty(n, dtype=np.int64), 0
+    for i in range(spans.shape[0]):
+        for chunk in range(spans[i, START] // size, (spans[i, STOP] - 1) // size + 1):
+            pieces[k] = (chunk << SPAN) + i
+            k += 1
+    return pieces
+
+
+@register_jitable
+def _place(piece: int, spans: NDArray[np.int64], size: int) -> tuple[int, int, int, int]:
+    """Give the positions wanted of a piece's chunk, from its start, and the row and the column where they go."""
+    chunk, i = piece >> SPAN, piece & ((1 << SPAN) - 1)
+    base = chunk * size
+    low, high = max(spans[i, START], base), min(spans[i, STOP], base + size)
+    return low - base, high - base, spans[i, ROW], spans[i, COLUMN] + low - spans[i, START]
+
+
+@njit(cache=True, nogil=True)
+def gather(
+    tools: NDArray[np.int64],
+    about: NDArray[np.int64],
+    descriptor: NDArray[np.int64],
+    index: NDArray[np.int64],
+    spans: NDArray[np.int64],
+    pieces: NDArray[np.int64],
     out: int,
     stride: int,
-    fill: int,
-    stored: NDArray[np.uint8],
-    scratch: NDArray[np.uint8],
-    work: NDArray[np.uint8],
 ) -> int:
     """Read, check, decode and place pieces that are sorted by chunk.
 
     Parameters
     ----------
-    pread, decompress, decoder
-        Addresses of the C functions and of the state of the zstd library, for the frames that ours does not take.
-    chunk, low, high, row, column
-        ``(n,)``, as of :class:`genostore.local.Pieces`.
-    where
-        ``(n, 3)`` descriptor, offset and length of the stored chunk, its checksum included; or an offset of ``ABSENT``
-        or ``SILENT``.
-    chunk_bytes, itemsize
-        Of a decoded chunk and of a value.
+    tools
+        ``(7,)`` of this thread: addresses of ``pread``, of zstd's decoder and of its state, for the frames that ours
+        does not take; address and size of room for what is read (:func:`room`); addresses of room for a decoded chunk
+        and of a :func:`genostore.zstd.workspace`.
+    about
+        ``(4,)`` of the array: values of a chunk, bytes of a value, chunks of a shard, and eight bytes of the value
+        that stands for no data, repeated.
+    descriptor, index
+        As of :class:`genostore.opened.Opened`.
+    spans, pieces
+        As of :class:`genostore.arrays.Spans`.
     out, stride
         Address of the output and bytes from row to row.
-    fill
-        Eight bytes of the value that stands for no data, repeated.
-    stored, scratch
-        Room for what is read, of :func:`room` bytes, and for a decoded chunk.
-    work
-        Of :func:`genostore.zstd.workspace`.
 
     Returns
     -------
     int
-        -1, or the number of the first piece whose chunk is absent or damaged.
+        -1, or the place of the first piece that could not be read, since its shard is not open or its chunk is absent
+        or damaged; the pieces before it are done.
     """
-    limit, greatest = stored.size - 2 * PADDING, _greatest(chunk_bytes)
-    buffer, decoded = word(stored.ctypes.data) + PADDING, word(scratch.ctypes.data)
-    space = word(work.ctypes.data)
-    n, i = chunk.size, 0
+    pread, decompress, decoder, space = tools[0], tools[1], tools[2], tools[6]
+    buffer, limit, decoded = tools[3] + PADDING, tools[4] - 2 * PADDING, tools[5]
+    size, itemsize, per_shard, fill = about[0], about[1], about[2], about[3]
+    chunk_bytes, greatest = size * itemsize, _greatest(size * itemsize)
+    n, i = pieces.size, 0
     file, begin, end = word(-1), word(0), word(0)  # what of which file the buffer holds
     while i < n:
-        after, last = i + 1, high[i]
-        while after < n and chunk[after] == chunk[i]:
-            if high[after] > last:
-                last = high[after]
+        chunk = pieces[i] >> SPAN
+        shard, first = chunk // per_shard, chunk // per_shard * per_shard
+        low, last, row, column = _place(pieces[i], spans, size)
+        after = i + 1
+        while after < n and pieces[after] >> SPAN == chunk:
+            last = max(last, _place(pieces[after], spans, size)[1])
             after += 1
-        offset, length = where[i, 1], where[i, 2]
-        if offset == SILENT:
+        if descriptor[shard] == SILENT:
             for k in range(i, after):
-                target, size = out + row[k] * stride + column[k] * itemsize, (high[k] - low[k]) * itemsize
-                spread(target, fill, size, target + size)
+                low, high, row, column = _place(pieces[k], spans, size)
+                target, length = out + row * stride + column * itemsize, (high - low) * itemsize
+                spread(target, fill, length, target + length)
             i = after
             continue
+        table = index[shard]
+        if table == 0 or descriptor[shard] < 0:
+            return i
+        offset, length = get(table, 2 * (chunk - first)), get(table, 2 * (chunk - first) + 1)
         if offset < 0 or length < 4 or length > greatest:
             return i
-        if where[i, 0] != file or offset < begin or offset + length > end:
+        if shard != file or offset < begin or offset + length > end:
             # Read on as long as the chunks wanted are neighbours.
-            file, begin, end = where[i, 0], offset, offset + length
+            file, begin, end = shard, offset, offset + length
             k = after
-            while k < n and where[k, 0] == file:
-                if where[k, 1] == end and where[k, 2] >= 4 and where[k, 1] + where[k, 2] - begin <= limit:
-                    end = where[k, 1] + where[k, 2]
-                elif where[k, 1] + where[k, 2] != end:
+            while k < n and pieces[k] >> SPAN < first + per_shard:
+                at = 2 * ((pieces[k] >> SPAN) - first)
+                start, more = get(table, at), get(table, at + 1)
+                if start == end and more >= 4 and start + more - begin <= limit:
+                    end = start + more
+                elif start + more != end:
                     break
                 k += 1
-            if call4(pread, (file, buffer, end - begin, begin)) != end - begin:
+            if call4(pread, (descriptor[shard], buffer, end - begin, begin)) != end - begin:
                 return i
         frame = buffer + offset - begin
         if crc32c(frame, length - 4) != load32(frame + length - 4):
             return i
-        whole = after == i + 1 and low[i] == 0 and last * itemsize == chunk_bytes
-        to = out + row[i] * stride + column[i] * itemsize if whole else decoded
-        wanted = last * itemsize
-        if not unpack(frame, length - 4, to, chunk_bytes, wanted, itemsize, decompress, decoder, space):
+        whole = after == i + 1 and low == 0 and last == size
+        to = out + row * stride + column * itemsize if whole else decoded
+        if not unpack(frame, length - 4, to, chunk_bytes, last * itemsize, itemsize, decompress, decoder, space):
             return i
         if not whole:
             for k in range(i, after):
-                target = out + row[k] * stride + column[k] * itemsize
-                move(target, decoded + low[k] * itemsize, (high[k] - low[k]) * itemsize)
+                low, high, row, column = _place(pieces[k], spans, size)
+                target = out + row * stride + column * itemsize
+                move(target, decoded + low * itemsize, (high - low) * itemsize)
         i = after
     return -1

@@ -104,7 +104,7 @@ class Pack(Store):
             array = self.array(part)
             lean = self.storage.local and Tiles.supports(array.schema)
             folder = str(self.storage.path(part)) if lean else ""
-            self._tiles[part] = Tiles(folder, array.schema, array.stamp) if lean else None
+            self._tiles[part] = Tiles(folder, array.schema, array.stamp, array.present) if lean else None
         return self._tiles[part]
 
     def __repr__(self) -> str:
@@ -248,7 +248,7 @@ class PackReader:
         """Ask for windows of a part, by the lean path or else block by block."""
         array, tiles = self.pack.array(part), self.pack.tiles(part)
         if tiles is not None:
-            reads.tasks(array, tiles.read(gene, cell, channel, low, array.present, out, fill))
+            reads.tasks(array, tiles.read(gene, cell, channel, low, out, fill))
             return
         shape = array.schema.shape
         for i, (g, c, start) in enumerate(zip(gene.tolist(), cell.tolist(), low.tolist(), strict=True)):

@@ -76,8 +76,7 @@ def blocks(array: Array) -> Iterator[tuple[int, int, NDArray[Any]]]:
         values[:] = array.schema.fill
         if array.present[number]:
             with Reads() as reads:
-                zero, end = np.zeros(1, dtype=np.int64), np.array([length])
-                reads.spans(array, Spans.clipped(zero + start, stop - start, zero, end), values[None])
+                reads.spans(array, Spans(np.array([[0, start, stop, 0]])), values[None])
         yield start, stop, values
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import threading
 from collections.abc import Callable, Hashable
 from functools import cache, partial
 from itertools import pairwise
@@ -19,20 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genostore import library, local
+from genostore.opened import CLOSED, Shards
 from genostore.schema import ArraySchema
 
 Ints = NDArray[np.int64]
 _BYTES_A_THREAD = 1 << 21  # about half a millisecond; less is not worth a second thread
-_MAX_OPEN = 256  # shards that one array keeps open
-
-
-class _Shards:
-    """The shards that are open: descriptors, and addresses of their indexes; -1 for the others."""
-
-    def __init__(self, n: int) -> None:
-        self.descriptor = np.full(n, -1, dtype=np.int64)
-        self.address = np.full(n, -1, dtype=np.int64)
-        self.held: list[Any] = []  # keeps the files open and the indexes in memory
 
 
 class Tiles:
@@ -40,20 +30,18 @@ class Tiles:
 
     Parameters
     ----------
-    folder, schema, version
+    folder, schema, version, present
         As of :class:`genostore.local.LocalShards`.
     """
 
-    def __init__(self, folder: str, schema: ArraySchema, version: Hashable) -> None:
-        self.folder, self.schema, self.version = folder, schema, version
+    def __init__(self, folder: str, schema: ArraySchema, version: Hashable, present: NDArray[np.bool_]) -> None:
+        self.schema = schema
         self.dtype = np.dtype(schema.dtype)
         self.shape, self.tile, block = four(schema.shape), four(schema.chunk), four(schema.block)
         self.grid = block // self.tile
         self._block, self._columns = block[:2].tolist(), int(-(-self.shape[1] // block[1]))
-        self.per_shard = int(self.grid.prod())
+        self.files = Shards(folder, schema.key, int(self.grid.prod()), version, present)
         self._tile_bytes = int(self.tile.prod()) * self.dtype.itemsize
-        self._lock = threading.Lock()
-        self._open = _Shards(schema.n_blocks)
 
     @staticmethod
     def supports(schema: ArraySchema) -> bool:
@@ -73,7 +61,6 @@ class Tiles:
         cell: Ints,
         channel: Ints,
         low: Ints,
-        present: NDArray[np.bool_],
         out: NDArray[Any],
         fill: float = math.nan,
     ) -> list[Callable[[], None]]:
@@ -85,8 +72,6 @@ class Tiles:
             ``(B,)``: which windows, and the first position wanted of each, 0 or more.
         channel
             ``(B, A)`` channels wanted of each.
-        present
-            By number of shard, whether it holds data.
         out
             ``(B, A, width)`` of the stored type, or float32 for float16; each row contiguous. What lies past the end
             of the array or in an empty shard is left as it is.
@@ -100,8 +85,8 @@ class Tiles:
         """
         order = np.argsort(gene * self.shape[1] + cell, kind="stable")
         shard = (gene // self._block[0] * self._columns + cell // self._block[1])[order]
-        if not present.all():
-            kept = present[shard]
+        kept = self.files.present[shard]
+        if not kept.all():
             order, shard = order[kept], shard[kept]
         n = len(order)
         if not n:
@@ -112,27 +97,6 @@ class Tiles:
             partial(self._gather, order[a:b], shard[a:b], gene, cell, channel, low, np.float32(fill), out)
             for a, b in pairwise(edges)
         ]
-
-    def _path(self, shard: int) -> str:
-        return f"{self.folder}/{self.schema.key(shard)}"
-
-    def _opened(self, shard: Ints) -> _Shards:
-        """Open shards that are not, and give the table of those that are."""
-        opened = self._open
-        absent = shard[opened.descriptor[shard] < 0]
-        if absent.size:
-            with self._lock:
-                wanted = set(absent.tolist())
-                if len(opened.held) + len(wanted) > _MAX_OPEN:  # begin anew; whoever reads holds the old table
-                    opened, wanted = _Shards(self.schema.n_blocks), set(shard.tolist())
-                for number in wanted:
-                    path = self._path(number)
-                    file, index = local._file(path, self.version), local._indexes((path, self.version, self.per_shard))
-                    opened.held.append((file, index))
-                    opened.address[number] = index.ctypes.data
-                    opened.descriptor[number] = file.descriptor
-                self._open = opened
-        return opened
 
     def _gather(
         self,
@@ -147,13 +111,16 @@ class Tiles:
     ) -> None:
         from genostore.gather import gather
 
-        opened = self._opened(shard)  # held, so that they stay open
+        opened = self.files.opened()  # held, so that they stay open
+        closed = shard[opened.descriptor[shard] == CLOSED]
+        if closed.size:
+            opened = self.files.open(np.unique(shard).tolist())
         failed = gather(
             _functions(self.schema.compressed),
             order,
             shard,
             opened.descriptor,
-            opened.address,
+            opened.index,
             gene,
             cell,
             channel,
@@ -167,11 +134,11 @@ class Tiles:
             out.ctypes.data,
             np.array(out.strides[:2]),
             out.shape[2],
-            *local._buffers(self._tile_bytes),
+            *local.rooms(self._tile_bytes),
         )
         if failed != -1:
             place = failed if failed >= 0 else -2 - failed
-            where = f"of gene {gene[order[place]]} in shard {self._path(int(shard[place]))}"
+            where = f"of gene {gene[order[place]]} in shard {self.files.path(int(shard[place]))}"
             if failed < 0:
                 raise ValueError(f"NOT_FOUND: a chunk {where} is absent")
             raise ValueError(f"DATA_LOSS: a chunk {where} does not match its checksum")

@@ -75,38 +75,41 @@ class StoreReader:
         self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str], fill: float = math.nan
     ) -> dict[str, NDArray[Any]]:
         """Read windows; see :class:`Reader`."""
-        chosen, width = self.selection, self.query.width
-        offset, length = chosen.contig_offset[row], chosen.contig_length[row]
-        start = offset + window_starts(chosen.anchor[row], width) + shift
-        spans = Spans.clipped(start, width, offset, offset + length)
-        cut = (start < offset) | (start + width > offset + length)  # windows that pass an end of their contig
+        from genostore.kernels import clip
+
+        chosen, width, entries = self.selection, self.query.width, self.store.entries
+        where = chosen.anchor, chosen.contig_offset, chosen.contig_length
+        within, past = clip(row, np.ascontiguousarray(shift), *where, width)
+        spans = Spans(within)
         out: dict[str, NDArray[Any]] = {}
+        cells = np.unique(cell).tolist() if len(chosen.cell_types) > 1 else [0]
+        nodes = {c: [f"tracks/{chosen.cell_types[c]}/{assay}" for assay in chosen.assays] for c in cells}
         if not self.store.storage.local:
-            tracks = [f"tracks/{chosen.cell_types[c]}/{a}" for c in np.unique(cell) for a in chosen.assays]
+            tracks = [node for some in nodes.values() for node in some]
             wanted = ["sequence"] * ("sequence" in parts) + tracks * ("signal" in parts)
-            self.store.open_arrays([node for node in wanted if node in self.store.entries])
+            self.store.open_arrays([node for node in wanted if node in entries])
         with Reads() as reads:
             if "sequence" in parts:
                 out["sequence"] = buffers.empty((len(row), width), np.uint8)
-                out["sequence"][cut] = UNKNOWN
+                out["sequence"][past] = UNKNOWN
                 reads.spans(self.store.array("sequence"), spans, out["sequence"])
             if "signal" in parts:
-                out["signal"] = buffers.empty((len(row), len(chosen.assays), width), np.float32)
-                out["signal"][cut] = np.nan
-                for c in np.unique(cell):
-                    mine = spans.rows(cell == c) if len(chosen.cell_types) > 1 else spans
-                    for a, assay in enumerate(chosen.assays):
-                        node = f"tracks/{chosen.cell_types[c]}/{assay}"
-                        if node in self.store.entries:
-                            reads.spans(self.store.array(node), mine, out["signal"][:, a])
+                signal = out["signal"] = buffers.empty((len(row), len(chosen.assays), width), np.float32)
+                signal[past] = np.nan
+                for c in cells:
+                    mine = spans.rows(cell == c) if len(cells) > 1 else spans
+                    for a, node in enumerate(nodes[c]):
+                        if node in entries:
+                            reads.spans(self.store.array(node), mine, signal[:, a])
                         else:
-                            out["signal"][cell == c, a] = np.nan
+                            signal[cell == c, a] = np.nan
         if "sequence" in out:
             out["sequence"] &= np.uint8(SOFT_MASK - 1)
         if "signal" in out:
             fill_gaps(out["signal"], fill)
         if "contacts" in parts:
-            out["contacts"] = self._contacts(row, cell, start - offset)
+            start = window_starts(chosen.anchor[row], width) + shift
+            out["contacts"] = self._contacts(row, cell, start)
         return out
 
     def _contacts(self, row: Ints, cell: Ints, start: Ints) -> NDArray[np.float32]:
@@ -260,7 +263,8 @@ class Windows:
         chosen = self.selection
         self.check(index)
         row, cell = chosen.gene[index], chosen.cell_type[index]
-        moved = np.broadcast_to(np.asarray(shift, dtype=np.int64), index.shape)
+        moved = np.empty(index.shape, dtype=np.int64)
+        moved[...] = shift
         batch = self.read_pairs(row, cell, moved, flip=flip, fill=fill)
         batch.index = index
         return batch
@@ -295,23 +299,23 @@ class Windows:
 
     def frame(self, row: Ints, cell: Ints, shift: Ints, flip: ArrayLike = False) -> Batch:
         """Give what is known of windows without reading: where they lie, which way round, features and target."""
+        from genostore.batch_kernels import place
+
         chosen, width = self.selection, self.width
-        anchor = chosen.anchor[row]
-        start = window_starts(anchor, width) + shift
         reverse = np.empty(row.shape, dtype=bool)
         reverse[...] = flip
         if self.query.orient == "gene":
             reverse ^= chosen.minus[row]
-        left = np.minimum(np.maximum(-start, 0), width)
-        right = np.minimum(np.maximum(start + width - chosen.contig_length[row], 0), width)
+        moved = np.ascontiguousarray(shift)
+        start, anchor, left, right = place(row, moved, reverse, chosen.anchor, chosen.contig_length, width)
         batch = Batch(
             index=np.full(len(row), -1, dtype=np.int64),
             gene=row,
             cell_type=cell,
             start=start,
-            anchor=np.where(reverse, width - 1 - anchor + start, anchor - start),
-            left_pad=np.where(reverse, right, left),
-            right_pad=np.where(reverse, left, right),
+            anchor=anchor,
+            left_pad=left,
+            right_pad=right,
             reverse=reverse,
             bin_size=self.bin_size,
         )

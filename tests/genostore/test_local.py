@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genostore import local
+from genostore import kernels, local, opened
 from genostore.arrays import Array, Reads, Spans
 from genostore.errors import CorruptionError
 from genostore.genome import Genome
-from genostore.local import LocalShards, Pieces
+from genostore.local import LocalShards
 from genostore.machine import crc32c
 from genostore.schema import position_array
 from genostore.staging import Staging, create
@@ -57,7 +57,7 @@ def test_any_spans_equal_tensorstore(store: Storage, name: str, spans: list[tupl
     start = np.array([s for s, _ in spans])
     stop = np.minimum(start + np.array([n for _, n in spans]), LENGTH)
     row = np.arange(len(spans))
-    asked = Spans(row, start, stop, np.zeros_like(row))
+    asked = Spans(np.stack([row, start, stop, np.zeros_like(row)], axis=1))
     lean, general = array.empty((len(spans), 2, 3_000)), array.empty((len(spans), 3_000))
     with Reads() as reads:
         reads.spans(array, asked, lean[:, 1])
@@ -78,10 +78,12 @@ def test_crc32c(data: bytes) -> None:
 
 def test_pieces_of_a_chunk_stay_together() -> None:
     start = np.arange(0, 1_000, 10)
-    pieces = Pieces.cut(np.arange(100), start, start + 25, np.zeros(100, dtype=np.int64), 64)
-    parts = pieces.split(7)
-    assert sum(map(len, parts)) == len(pieces)
-    seen = [set(p.chunk.tolist()) for p in parts]
+    spans = Spans(np.stack([np.arange(100), start, start + 25, np.zeros(100, dtype=np.int64)], axis=1))
+    pieces = spans.pieces(64)
+    parts = local.split(pieces, 7)
+    assert np.concatenate(parts).tolist() == pieces.tolist()
+    seen = [set((part >> kernels.SPAN).tolist()) for part in parts]
+    assert set.union(*seen) == {k for p in start.tolist() for k in range(p // 64, (p + 24) // 64 + 1)}
     assert sum(map(len, seen)) == len(set.union(*seen))
 
 
@@ -114,9 +116,8 @@ def test_damage_is_an_error_and_never_a_value(store: Storage, tmp_path: Path, ho
             target.write_bytes(path.read_bytes())
     damage(tmp_path / "tracks/A/float32", how)
     array, out = Array(copy, "tracks/A/float32"), np.zeros((1, 10_000), np.float32)
-    one = np.zeros(1, dtype=np.int64)
     with pytest.raises(CorruptionError, match="absent" if how == "absent" else "damaged"), Reads() as reads:
-        reads.spans(array, Spans(one, one, one + 10_000, one), out)
+        reads.spans(array, Spans(np.array([[0, 0, 10_000, 0]])), out)
 
 
 def test_other_arrays_are_left_to_tensorstore(store: Storage) -> None:
@@ -128,15 +129,15 @@ def test_other_arrays_are_left_to_tensorstore(store: Storage) -> None:
 
 
 def test_files_stay_open_while_they_are_read(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if others take their places in the caches meanwhile."""
-    for cache in (local._files, local._indexes):
-        cache._values.clear()
-        monkeypatch.setattr(cache, "size", 0)
+    """Also if none may, for the sake of others."""
+    opened.forget()
+    monkeypatch.setattr(opened, "_FILES", 0)
+    monkeypatch.setattr(opened, "_INDEXES", 0)
     array = Array(store, "tracks/A/float32")
     start = np.arange(0, LENGTH - 1_000, 1_000)
     out, row = np.empty((len(start), 1_000), np.float32), np.arange(len(start))
     with Reads() as reads:
-        reads.spans(array, Spans(row, start, start + 1_000, np.zeros_like(row)), out)
+        reads.spans(array, Spans(np.stack([row, start, start + 1_000, np.zeros_like(row)], axis=1)), out)
     np.testing.assert_array_equal(out.ravel(), array.read(slice(0, out.size)))
 
 

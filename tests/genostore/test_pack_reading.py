@@ -79,11 +79,11 @@ def test_any_windows_equal_tensorstore(arrays: Storage, part: str, data: st.Data
     kind = np.dtype("float32" if dtype != "uint8" else dtype)
     out = np.full((n, channels, width), 77, dtype=kind)
     tiles, fill = (
-        Tiles(str(arrays.path(array.path)), array.schema, array.stamp),
+        Tiles(str(arrays.path(array.path)), array.schema, array.stamp, array.present),
         data.draw(st.sampled_from([np.nan, -2])),
     )
     with Reads() as reads:
-        reads.tasks(array, tiles.read(gene, cell, channel, low, array.present, out, fill))
+        reads.tasks(array, tiles.read(gene, cell, channel, low, out, fill))
     whole = array.read().astype(kind)  # by TensorStore
     if dtype != "uint8":
         whole[np.isnan(whole)] = fill
@@ -180,7 +180,7 @@ def test_zarr_python_reads_a_pack(toy: Toy, tmp_path: Path) -> None:
 
 def test_more_shards_than_stay_open(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "SHARD_BYTES", 1)
-    monkeypatch.setattr("genostore.tiles._MAX_OPEN", 3)
+    monkeypatch.setattr("genostore.opened._FILES", 3)
     windows = toy.open().windows(width=50)
     pack = genostore.open(windows.pack(tmp_path / "p"))
     packed = pack.windows(width=50)

@@ -146,9 +146,8 @@ def chunk(path: Path) -> None:
     (folder / "c/0").write_bytes(summed(frame) + summed(where))
     array = Array(Storage.of(root), "tracks/A/x")
     out = np.full((1, 4_096), np.nan, dtype=np.float32)
-    zero = np.zeros(1, dtype=np.int64)
     with Reads() as reads:
-        reads.spans(array, Spans(zero, zero, zero + 4_096, zero), out)
+        reads.spans(array, Spans(np.array([[0, 0, 4_096, 0]])), out)
     expected = np.frombuffer(numcodecs.zstd.decompress(frame), dtype="<u4")
     assert np.array_equal(out.view("<u4")[0], expected)
 

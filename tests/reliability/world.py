@@ -11,7 +11,7 @@ import pandas as pd
 
 import genostore
 import ingest
-from genostore import arrays, local
+from genostore import arrays, opened
 from ingest.integrity import arrays_of
 from tests.ingest.small import EVERYTHING, Small, build_small
 
@@ -56,8 +56,8 @@ def contents(path: Path) -> dict[str, Any]:
 
 def forget() -> None:
     """Drop what this process keeps of files, so that the next read goes to the disk."""
-    local._files._values.clear()
-    local._indexes._values.clear()
+    opened.forget()
+    opened._indexes.clear()
     arrays._context = None
 
 
