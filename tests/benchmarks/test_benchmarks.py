@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import data, gpu, incumbent, lazy, opening, packed, report, resident
+import genostore
+from benchmarks import chunks, data, gpu, incumbent, lazy, opening, packed, report, resident
 from benchmarks.__main__ import SUITES, run
 from benchmarks.data import Bench
 from benchmarks.harness import Bar, Disagreement, Read, Result, Row, Stream, compare, split
@@ -118,6 +119,16 @@ def test_open(bench: Bench) -> None:
     result = opening.run(bench)
     assert [bar.bound for bar in result.bars] == ["at most", "at most"]
     assert {row.contender for row in result.rows} == {"10 tracks", "30 tracks"}
+
+
+def test_chunks(bench: Bench, tmp_path: Path) -> None:
+    lines = list(chunks.table(bench, tmp_path, repeats=1))
+    assert [line.split(" | ")[0].strip("| ") for line in lines if "on disk" in line] == list(chunks.KINDS)
+    assert sum("2 kb, batch 64" in line and line.count(" / ") == len(chunks.SIZES) for line in lines) == 4
+    for size in chunks.SIZES:
+        array = genostore.open(tmp_path / f"{size}.zarr").array("tracks/A/t0")
+        assert array.schema.chunk == (size,)
+        np.testing.assert_array_equal(array.read(), bench.store.array(f"tracks/{data.CELL}/t0").read())
 
 
 def test_gpu_suite_says_what_it_skips_and_its_code_runs_on_a_processor(
