@@ -134,8 +134,8 @@ def gather(
     Returns
     -------
     int
-        -1, or the place of the first piece that could not be read, since its shard is not open or its chunk is absent
-        or damaged; the pieces before it are done.
+        -1, or the place of the first piece that could not be read: of one whose chunk is absent or damaged, or -2 less
+        that of one whose shard was not open. The pieces before it are done.
     """
     pread, decompress, decoder, space = tools[0], tools[1], tools[2], tools[6]
     buffer, limit, decoded = tools[3] + PADDING, tools[4] - 2 * PADDING, tools[5]
@@ -160,7 +160,7 @@ def gather(
             continue
         table = index[shard]
         if table == 0 or descriptor[shard] < 0:
-            return i
+            return -2 - i
         offset, length = get(table, 2 * (chunk - first)), get(table, 2 * (chunk - first) + 1)
         if offset < 0 or length < 4 or length > greatest:
             return i

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genostore import library
-from genostore.opened import CLOSED, Shards
+from genostore.opened import Shards
 from genostore.schema import ArraySchema
 
 Ints = NDArray[np.int64]
@@ -85,16 +85,13 @@ class LocalShards:
 
         tools, to, stride = _tools(self._chunk_bytes), out.ctypes.data, out.strides[0]
         opened = self.files.opened()
-        while True:
-            at = gather(tools, self._about, opened.descriptor, opened.index, spans, pieces, to, stride)
-            if at < 0:
-                return
-            pieces = pieces[at:]
-            shards = (pieces >> SPAN) // self.per_shard
-            shard, chunk = int(shards[0]), int(pieces[0] >> SPAN) % self.per_shard
-            if opened.descriptor[shard] != CLOSED:
-                break
-            opened = self.files.open(np.unique(shards).tolist())
+        # Whether a shard was open is for the loop to say: another thread may have opened it since.
+        while (at := gather(tools, self._about, opened.descriptor, opened.index, spans, pieces, to, stride)) < -1:
+            pieces = pieces[-2 - at :]
+            opened = self.files.open(np.unique((pieces >> SPAN) // self.per_shard).tolist())
+        if at < 0:
+            return
+        shard, chunk = divmod(int(pieces[at] >> SPAN), self.per_shard)
         what = f"chunk {chunk} of shard {self.files.path(shard)}"
         if opened.holds(shard, chunk):
             raise ValueError(f"DATA_LOSS: {what} does not match its checksum")

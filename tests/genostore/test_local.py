@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -155,3 +156,24 @@ def test_tasks_are_all_run_and_an_error_stops_the_rest() -> None:
     seen = len(ran)
     time.sleep(0.05)
     assert len(ran) == seen < 100_000  # nobody writes any more
+
+
+def test_threads_that_open_the_same_shards_at_once(store: Storage) -> None:
+    """One opens what another has just found closed."""
+    array = Array(store, "tracks/A/float32")
+    expected, spans = array.read(), Spans(np.array([[0, 0, LENGTH, 0]]))
+    parts = local.split(spans.pieces(array.schema.chunk[0]), 4)
+
+    def read(out: np.ndarray) -> None:
+        assert array.shards is not None
+        for part in parts:
+            for task in array.shards.read(part, spans.values, out):
+                task()
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(100):
+            opened.forget()
+            outs = [np.empty((1, LENGTH), np.float32) for _ in range(4)]
+            list(pool.map(read, outs))
+            for out in outs:
+                np.testing.assert_array_equal(out[0], expected[:LENGTH])
