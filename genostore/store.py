@@ -185,10 +185,17 @@ class Store:
         ------
         StaleError
             If it is another one than when the store was opened.
+        CorruptionError
+            If it lies along the genome and does not cover it.
         """
         if node not in self._arrays:
             array = Array(self.storage, node)
             self._check_seen(node, array.attributes)
+            if array.schema.dims == ("position",) and array.schema.shape != (self.genome.length,):
+                raise CorruptionError(
+                    f"array {node} of {self.path} has {array.schema.shape[0]:,} positions, and the genome of the store "
+                    f"{self.genome.length:,}: it was made for another genome; ingest it again with --overwrite"
+                )
             self._arrays[node] = array
         return self._arrays[node]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import google_crc32c
 import numcodecs.zstd
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -133,6 +134,20 @@ def test_bombs_are_bounded(tmp_path: Path) -> None:
     (store / "zarr.json").write_bytes(deep)
     with pytest.raises(FormatError, match="damaged"):
         genostore.open(store)
+
+
+@pytest.mark.parametrize("node", ["sequence", "tracks/K562/DNase"])
+def test_an_array_shorter_than_the_genome_is_refused(tmp_path: Path, node: str) -> None:
+    _, store = build(tmp_path / "w", TRACKS)
+    opened = genostore.open(store)
+    contig, length = next(reversed(opened.contigs.items()))
+    regions = pd.DataFrame({"contig": [contig], "start": [length - 200], "end": [length - 100]})
+    windows = opened.windows(regions=regions, width=100)
+    path = store / node / "zarr.json"
+    document = json.loads(path.read_text())
+    path.write_bytes(seal({**document, "shape": [4_096]}, f"{node}/zarr.json"))
+    with pytest.raises(CorruptionError, match=r"has 4,096 positions, and the genome of the store \d"):
+        windows.read([0])
 
 
 def test_a_chunk_that_unpacks_to_more_than_its_extent_is_refused(tmp_path: Path) -> None:
