@@ -94,6 +94,11 @@ def names(result: Result) -> set[str]:
     return {row.contender for row in result.rows}
 
 
+@pytest.mark.parametrize("work", [lazy.RANDOM_2KB, lazy.RANDOM_200KB, *lazy.OTHERS, *lazy.FULL], ids=str)
+def test_the_full_run_has_windows_enough(work: lazy.Work) -> None:
+    assert len(lazy.draw(work, data.FULL)) == work.batch * (work.repeats + 1)
+
+
 def test_lazy(bench: Bench) -> None:
     result = lazy.run(bench)
     assert {row.work.split(",")[0] for row in result.rows} == {"run-length", "dense", "sparse"}
