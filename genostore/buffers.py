@@ -8,6 +8,7 @@ anything by hand, and memory that somebody keeps is never used again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import mmap
 import os
@@ -22,8 +23,12 @@ _SMALLEST = 1 << 16  # below, the allocator is as good
 _KEPT = 512 * 2**20  # bytes that lie idle at most
 
 _HUGE = 2 * 2**20  # a page of this size is worth asking for: fewer of them to touch and to look up
+# A process's own: what is shared with forked children never lies in large pages, and two of them would write to it.
+_OWN = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 _idle: dict[int, deque[mmap.mmap]] = {}
+_asked: dict[int, int] = {}  # when memory of a size was last wanted
+_turn = itertools.count()
 _leases: dict[int, weakref.ref[Any]] = {}
 
 
@@ -47,10 +52,11 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     # Batches of jittered or last windows differ a little in size: a few sizes serve all, at most an eighth too large.
     step = 1 << max(size.bit_length() - 4, 12)
     room = -(-size // step) * step
+    _asked[room] = next(_turn)
     try:
         memory = _idle[room].pop()
     except (KeyError, IndexError):
-        memory = mmap.mmap(-1, room)
+        memory = mmap.mmap(-1, room, **_OWN)
         if room >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel made without them
                 memory.madvise(mmap.MADV_HUGEPAGE)
@@ -61,8 +67,9 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     def back(_: Any, memory: mmap.mmap = memory, process: int = os.getpid()) -> None:
         # Called when the array is freed, at any moment and in any thread: nothing here waits for a lock.
         _leases.pop(key, None)
-        if idle_bytes() + len(memory) <= _KEPT and process == os.getpid():
+        if len(memory) <= _KEPT and process == os.getpid():
             _idle.setdefault(len(memory), deque()).append(memory)
+            _drop()
 
     _leases[key] = weakref.ref(out, back)
     return out
@@ -73,6 +80,14 @@ def full(shape: tuple[int, ...], fill: Any, dtype: DTypeLike) -> NDArray[Any]:
     out = empty(shape, dtype)
     out[...] = fill
     return out
+
+
+def _drop() -> None:
+    """Drop memory of sizes that were wanted longest ago, until what lies idle is within its bound."""
+    for size in sorted(_idle, key=lambda size: _asked.get(size, 0)):
+        with contextlib.suppress(IndexError):  # another thread took the last
+            while idle_bytes() > _KEPT:
+                _idle[size].popleft()
 
 
 def idle_bytes() -> int:

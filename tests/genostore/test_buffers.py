@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -55,6 +57,30 @@ def test_idle_memory_is_bounded_and_released() -> None:
     assert 0 < buffers.idle_bytes() <= 512 * 2**20
     buffers.release()
     assert buffers.idle_bytes() == 0
+
+
+def test_sizes_that_are_wanted_no_more_make_room() -> None:
+    old = [buffers.empty((2**20,), np.float64) for _ in range(64)]
+    del old
+    first = buffers.full((3 * 2**20,), 7.0, np.float64)
+    del first
+    assert (buffers.empty((3 * 2**20,), np.float64) == 7).all()  # what was there, and not zeros
+    assert buffers.idle_bytes() <= 512 * 2**20
+
+
+def test_a_forked_child_writes_to_memory_of_its_own() -> None:
+    script = f"""
+import os
+import numpy as np
+from genostore import buffers
+held = buffers.full(({2**20},), 1, np.uint8)
+if os.fork() == 0:
+    held[:] = 2
+    os._exit(0)
+os.wait()
+assert (held == 1).all()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_small_and_empty_arrays() -> None:
