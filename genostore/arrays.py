@@ -98,9 +98,7 @@ class Spans:
             ``(n,)`` int64, sorted: number of the chunk times 2^32, and number of the span.
         """
         if chunk not in self._pieces:
-            from genostore.kernels import cut
-
-            pieces = cut(self.values, chunk)
+            pieces = local.kernels().cut(self.values, chunk)
             pieces.sort()
             self._pieces[chunk] = pieces
         return self._pieces[chunk]
@@ -328,46 +326,56 @@ class Reads:
 
     def __init__(self) -> None:
         context()  # refuses a forked child
-        self._batch = ts.Batch()
+        self._arrays: list[Array] = []
+        self._batch: ts.Batch | None = None
         self._pending: list[tuple[Array, list[Part]]] = []
-        self._local: list[tuple[Array, Callable[[], None]]] = []
+        self._local: list[Callable[[], None]] = []
 
     def __enter__(self) -> Reads:
         return self
 
     def block(self, array: Array, where: Sequence[slice], out: NDArray[Any]) -> None:
         """Read a block of an array into ``out``, which comes filled with what stands for no data."""
-        self._pending.append((array, list(array.submit_block(where, out, self._batch))))
+        self._submit(array, array.submit_block(where, out, self._requests()))
 
     def spans(self, array: Array, spans: Spans, out: NDArray[Any]) -> None:
         """Read spans of a one-dimensional array into the rows of ``out``, each of which is contiguous.
 
         Every span is set, where its shard holds no data to the fill value; the rest of ``out`` is left alone.
         """
-        if array.shards is None or out.dtype != array.dtype:  # assigning a part converts it
-            self._pending.append((array, list(array.submit_spans(spans, out, self._batch))))
-            return
-        self.tasks(array, array.shards.read(spans.pieces(array.shards.chunk), spans.values, out))
+        shards = array.shards
+        if shards is None or out.dtype != array.dtype:  # assigning a part converts it
+            self._submit(array, array.submit_spans(spans, out, self._requests()))
+        else:
+            self.tasks(array, shards.read(spans.pieces(shards.chunk), spans.values, out))
 
     def tasks(self, array: Array, tasks: list[Callable[[], None]]) -> None:
         """Read by the tasks of a lean path of the array's own."""
-        self._local += [(array, task) for task in tasks]
-        self._pending.append((array, []))
+        self._arrays.append(array)
+        self._local += [partial(self._gather, array, task) for task in tasks]
+
+    def _requests(self) -> ts.Batch:
+        self._batch = self._batch or ts.Batch()
+        return self._batch
+
+    def _submit(self, array: Array, parts: Iterator[Part]) -> None:
+        self._arrays.append(array)
+        self._pending.append((array, list(parts)))
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        self._batch.submit()
+        if self._batch is not None:
+            self._batch.submit()
         if kind is not None:
             return
-        local.run([partial(self._gather, array, task) for array, task in self._local])
+        local.run(self._local)
         for array, parts in self._pending:
             try:
                 for into, future in parts:
                     into[...] = future.result()
             except ValueError as error:
                 array.fail(error)
-        arrays = {id(a): a for a, _ in self._pending}.values()
-        if arrays:
-            next(iter(arrays)).storage.map(Array.check_fresh, arrays)
+        if self._arrays:
+            self._arrays[0].storage.map(Array.check_fresh, dict.fromkeys(self._arrays))
 
     @staticmethod
     def _gather(array: Array, task: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Compiled loops over batches: place windows, gather them out of memory, fill gaps, spell bases as one-hot rows.
+"""Compiled loops over batches: gather windows out of memory, fill gaps, spell bases as one-hot rows.
 
 They hold no lock and start no threads: the loader's own threads call them.
 """
@@ -11,46 +11,6 @@ from numpy.typing import NDArray
 from genostore import buffers
 from genostore.compiled import njit
 from genostore.machine import FLOAT32, word, write_values
-
-
-@njit(cache=True, nogil=True)
-def place(
-    row: NDArray[np.int64],
-    shift: NDArray[np.int64],
-    reverse: NDArray[np.bool_],
-    anchor: NDArray[np.int64],
-    contig_length: NDArray[np.int64],
-    width: int,
-) -> NDArray[np.int64]:
-    """Say where windows lie.
-
-    Parameters
-    ----------
-    row, shift, reverse
-        ``(B,)``: which anchors, by how much the windows about them are moved, and whether they are read backwards.
-    anchor, contig_length
-        ``(rows,)``: position of the anchor on its contig, and length of that.
-    width
-        Of a window.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(4, B)`` start on the contig; and as the window is read: where in it its anchor lies, and how many positions
-        of it lie off the contig to the left and to the right.
-    """
-    out = np.empty((4, row.size), dtype=np.int64)
-    for b in range(row.size):
-        at = anchor[row[b]]
-        start = at - width // 2 + shift[b]
-        left = min(max(-start, 0), width)
-        right = min(max(start + width - contig_length[row[b]], 0), width)
-        out[0, b] = start
-        if reverse[b]:
-            out[1, b], out[2, b], out[3, b] = width - 1 - at + start, right, left
-        else:
-            out[1, b], out[2, b], out[3, b] = at - start, left, right
-    return out
 
 
 @njit(cache=True, nogil=True)

@@ -30,6 +30,46 @@ def room(chunk_bytes: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def place(
+    row: NDArray[np.int64],
+    shift: NDArray[np.int64],
+    reverse: NDArray[np.bool_],
+    anchor: NDArray[np.int64],
+    contig_length: NDArray[np.int64],
+    width: int,
+) -> NDArray[np.int64]:
+    """Say where windows lie.
+
+    Parameters
+    ----------
+    row, shift, reverse
+        ``(B,)``: which anchors, by how much the windows about them are moved, and whether they are read backwards.
+    anchor, contig_length
+        ``(rows,)``: position of the anchor on its contig, and length of that.
+    width
+        Of a window.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(4, B)`` start on the contig; and as the window is read: where in it its anchor lies, and how many positions
+        of it lie off the contig to the left and to the right.
+    """
+    out = np.empty((4, row.size), dtype=np.int64)
+    for b in range(row.size):
+        at = anchor[row[b]]
+        start = at - width // 2 + shift[b]
+        left = min(max(-start, 0), width)
+        right = min(max(start + width - contig_length[row[b]], 0), width)
+        out[0, b] = start
+        if reverse[b]:
+            out[1, b], out[2, b], out[3, b] = width - 1 - at + start, right, left
+        else:
+            out[1, b], out[2, b], out[3, b] = at - start, left, right
+    return out
+
+
+@njit(cache=True, nogil=True)
 def clip(
     row: NDArray[np.int64],
     shift: NDArray[np.int64],

@@ -29,6 +29,14 @@ Ints = NDArray[np.int64]
 _CHUNKS_A_THREAD = 64  # about half a millisecond; less is not worth a second thread
 
 
+@cache
+def kernels() -> Any:
+    """Import the compiled loops when they are first wanted: numba takes its time."""
+    import genostore.kernels
+
+    return genostore.kernels
+
+
 class LocalShards:
     """The shards of one local one-dimensional array.
 
@@ -81,17 +89,17 @@ class LocalShards:
         return [partial(self._gather, part, spans, out) for part in split(pieces, parts)]
 
     def _gather(self, pieces: Ints, spans: Ints, out: NDArray[Any]) -> None:
-        from genostore.kernels import SPAN, gather
-
+        loops = kernels()
+        gather = loops.gather
         tools, to, stride = _tools(self._chunk_bytes), out.ctypes.data, out.strides[0]
         opened = self.files.opened()
         # Whether a shard was open is for the loop to say: another thread may have opened it since.
         while (at := gather(tools, self._about, opened.descriptor, opened.index, spans, pieces, to, stride)) < -1:
             pieces = pieces[-2 - at :]
-            opened = self.files.open(np.unique((pieces >> SPAN) // self.per_shard).tolist())
+            opened = self.files.open(np.unique((pieces >> loops.SPAN) // self.per_shard).tolist())
         if at < 0:
             return
-        shard, chunk = divmod(int(pieces[at] >> SPAN), self.per_shard)
+        shard, chunk = divmod(int(pieces[at] >> loops.SPAN), self.per_shard)
         what = f"chunk {chunk} of shard {self.files.path(shard)}"
         if opened.holds(shard, chunk):
             raise ValueError(f"DATA_LOSS: {what} does not match its checksum")
@@ -100,10 +108,9 @@ class LocalShards:
 
 def split(pieces: Ints, parts: int) -> list[Ints]:
     """Share out pieces in runs; all pieces of a chunk stay together."""
-    from genostore.kernels import SPAN
-
+    span = kernels().SPAN
     edges = np.linspace(0, len(pieces), parts + 1).astype(int)
-    edges[1:-1] = np.searchsorted(pieces, pieces[edges[1:-1]] >> SPAN << SPAN)
+    edges[1:-1] = np.searchsorted(pieces, pieces[edges[1:-1]] >> span << span)
     return [pieces[a:b] for a, b in pairwise(edges.tolist()) if a < b]
 
 
@@ -112,12 +119,11 @@ _local = threading.local()
 
 def rooms(chunk_bytes: int) -> tuple[NDArray[np.uint8], ...]:
     """Give this thread's memory for what is read, for a decoded chunk of a size, and for decoding it."""
-    from genostore.kernels import room
     from genostore.zstd import workspace
 
     mine: dict[int, tuple[NDArray[np.uint8], ...]] = _local.__dict__.setdefault("rooms", {})
     if chunk_bytes not in mine:
-        stored, plain = np.empty(room(chunk_bytes), np.uint8), np.empty(chunk_bytes, np.uint8)
+        stored, plain = np.empty(kernels().room(chunk_bytes), np.uint8), np.empty(chunk_bytes, np.uint8)
         mine[chunk_bytes] = stored, plain, workspace(chunk_bytes)
     return mine[chunk_bytes]
 

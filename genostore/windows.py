@@ -13,10 +13,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from genostore import buffers
-from genostore.arrays import Reads, Spans
+from genostore.arrays import Array, Reads, Spans
 from genostore.batch import Batch
 from genostore.errors import QueryError
 from genostore.genome import window_starts
+from genostore.local import kernels
 from genostore.query import Query, Selection, select
 from genostore.sequence import SOFT_MASK, UNKNOWN, complement
 
@@ -66,6 +67,10 @@ class StoreReader:
 
     def __init__(self, store: Store, query: Query, selection: Selection) -> None:
         self.store, self.query, self.selection = store, query, selection
+        self._tracks: dict[int, list[Array | None]] = {}  # by cell type
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tracks": {}}
 
     def apart(self, parts: frozenset[str]) -> bool:
         """Neighbouring windows share chunks; see :class:`Reader`."""
@@ -75,34 +80,30 @@ class StoreReader:
         self, row: Ints, cell: Ints, shift: Ints, parts: frozenset[str], fill: float = math.nan
     ) -> dict[str, NDArray[Any]]:
         """Read windows; see :class:`Reader`."""
-        from genostore.kernels import clip
-
-        chosen, width, entries = self.selection, self.query.width, self.store.entries
+        chosen, width = self.selection, self.query.width
         where = chosen.anchor, chosen.contig_offset, chosen.contig_length
-        within, past = clip(row, np.ascontiguousarray(shift), *where, width)
+        within, past = kernels().clip(row, np.ascontiguousarray(shift), *where, width)
         spans = Spans(within)
         out: dict[str, NDArray[Any]] = {}
         cells = np.unique(cell).tolist() if len(chosen.cell_types) > 1 else [0]
-        nodes = {c: [f"tracks/{chosen.cell_types[c]}/{assay}" for assay in chosen.assays] for c in cells}
-        if not self.store.storage.local:
-            tracks = [node for some in nodes.values() for node in some]
-            wanted = ["sequence"] * ("sequence" in parts) + tracks * ("signal" in parts)
-            self.store.open_arrays([node for node in wanted if node in entries])
         with Reads() as reads:
-            if "sequence" in parts:
-                out["sequence"] = buffers.empty((len(row), width), np.uint8)
-                out["sequence"][past] = UNKNOWN
-                reads.spans(self.store.array("sequence"), spans, out["sequence"])
             if "signal" in parts:
+                tracks = self._open(cells, "sequence" in parts)
                 signal = out["signal"] = buffers.empty((len(row), len(chosen.assays), width), np.float32)
-                signal[past] = np.nan
+                if past.size:
+                    signal[past] = np.nan
                 for c in cells:
                     mine = spans.rows(cell == c) if len(cells) > 1 else spans
-                    for a, node in enumerate(nodes[c]):
-                        if node in entries:
-                            reads.spans(self.store.array(node), mine, signal[:, a])
-                        else:
+                    for a, track in enumerate(tracks[c]):
+                        if track is None:
                             signal[cell == c, a] = np.nan
+                        else:
+                            reads.spans(track, mine, signal[:, a])
+            if "sequence" in parts:
+                out["sequence"] = buffers.empty((len(row), width), np.uint8)
+                if past.size:
+                    out["sequence"][past] = UNKNOWN
+                reads.spans(self.store.array("sequence"), spans, out["sequence"])
         if "sequence" in out:
             out["sequence"] &= np.uint8(SOFT_MASK - 1)
         if "signal" in out:
@@ -111,6 +112,18 @@ class StoreReader:
             start = window_starts(chosen.anchor[row], width) + shift
             out["contacts"] = self._contacts(row, cell, start)
         return out
+
+    def _open(self, cells: list[int], sequence: bool) -> dict[int, list[Array | None]]:
+        """Give the tracks of some cell types, None for those that the store lacks; opened side by side with others."""
+        new = [c for c in cells if c not in self._tracks]
+        if new:
+            chosen, entries = self.selection, self.store.entries
+            nodes = {c: [f"tracks/{chosen.cell_types[c]}/{assay}" for assay in chosen.assays] for c in new}
+            there = [node for some in nodes.values() for node in some if node in entries]
+            self.store.open_arrays(["sequence"] * sequence + there)
+            for c, some in nodes.items():
+                self._tracks[c] = [self.store.array(node) if node in entries else None for node in some]
+        return self._tracks
 
     def _contacts(self, row: Ints, cell: Ints, start: Ints) -> NDArray[np.float32]:
         chosen = self.selection
@@ -259,7 +272,7 @@ class Windows:
         CorruptionError, StaleError
             If the storage is damaged, or a track was replaced while it was read.
         """
-        index = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        index = np.array(indices, dtype=np.int64, ndmin=1)
         chosen = self.selection
         self.check(index)
         row, cell = chosen.gene[index], chosen.cell_type[index]
@@ -271,9 +284,9 @@ class Windows:
 
     def check(self, index: Ints) -> None:
         """Check that all of these are numbers of samples."""
-        outside = index[(index < 0) | (index >= len(self))]
-        if outside.size:
-            raise QueryError(f"sample {outside[0]} is not among the {len(self):,} of these windows (from 0)")
+        outside = index.view(np.uint64) >= len(self)  # those below 0 are large then
+        if outside.any():
+            raise QueryError(f"sample {index[outside][0]} is not among the {len(self):,} of these windows (from 0)")
 
     def read_pairs(
         self,
@@ -299,17 +312,17 @@ class Windows:
 
     def frame(self, row: Ints, cell: Ints, shift: Ints, flip: ArrayLike = False) -> Batch:
         """Give what is known of windows without reading: where they lie, which way round, features and target."""
-        from genostore.batch_kernels import place
-
         chosen, width = self.selection, self.width
         reverse = np.empty(row.shape, dtype=bool)
         reverse[...] = flip
         if self.query.orient == "gene":
             reverse ^= chosen.minus[row]
         moved = np.ascontiguousarray(shift)
-        start, anchor, left, right = place(row, moved, reverse, chosen.anchor, chosen.contig_length, width)
+        start, anchor, left, right = kernels().place(row, moved, reverse, chosen.anchor, chosen.contig_length, width)
+        index = np.empty(row.shape, dtype=np.int64)
+        index[...] = -1
         batch = Batch(
-            index=np.full(len(row), -1, dtype=np.int64),
+            index=index,
             gene=row,
             cell_type=cell,
             start=start,
