@@ -11,7 +11,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-CLOSED, SILENT = -1, -2  # in the place of a descriptor, and as in genostore.kernels, which is imported when needed
+CLOSED, SILENT = -1, -2  # in the place of a descriptor
 
 _FILES = 4_096  # that stay open, of all arrays, if the process may open four times as many
 _INDEXES = 4_096  # shards whose index is kept, of all arrays: 16 KiB each
@@ -27,11 +27,14 @@ class Opened:
     index
         ``(shards,)`` int64, the address of its index, int64 offsets and lengths by chunk; 0 for a shard that is not
         open.
+    lock
+        Of who opens more.
     """
 
     def __init__(self, present: NDArray[np.bool_]) -> None:
         self.descriptor = np.where(present, np.int64(CLOSED), np.int64(SILENT))
         self.index = np.zeros(present.shape, dtype=np.int64)
+        self.lock = threading.Lock()
         self._held: dict[int, tuple[_File, NDArray[np.int64]]] = {}
 
     def add(self, shard: int, file: _File, index: NDArray[np.int64]) -> None:
@@ -66,6 +69,7 @@ class Shards:
         self, folder: str, key: Callable[[int], str], chunks: int, version: Hashable, present: NDArray[np.bool_]
     ) -> None:
         self.folder, self.key, self.chunks, self.version, self.present = folder, key, chunks, version, present
+        self._of = folder, version
 
     def path(self, shard: int) -> str:
         """Where a shard lies."""
@@ -73,7 +77,7 @@ class Shards:
 
     def opened(self) -> Opened:
         """Give those that are open."""
-        return _open.get((self.folder, self.version)) or self.open(())
+        return _open.get(self._of) or _open.setdefault(self._of, Opened(self.present))
 
     def open(self, shards: Collection[int]) -> Opened:
         """Open shards, and give them and others that are.
@@ -83,30 +87,28 @@ class Shards:
         ValueError
             If a file is absent or its index damaged.
         """
-        global _n_open
-        with _lock:
-            opened = _open.setdefault((self.folder, self.version), Opened(self.present))
+        opened = self.opened()
+        with opened.lock:  # who opens shards of another array does not wait for these
             wanted = [shard for shard in shards if opened.descriptor[shard] == CLOSED]
-            if _n_open + len(wanted) > _most():
-                forget()
-                opened = _open[self.folder, self.version] = Opened(self.present)
-                wanted = [shard for shard in shards if self.present[shard]]
-            for shard in wanted:
-                opened.add(shard, *self._open(self.path(shard)))
-                _n_open += 1
-            return opened
+            if _count(len(wanted)):
+                for shard in wanted:
+                    opened.add(shard, *self._open(self.path(shard)))
+                return opened
+        return self.open(shards)
 
     def _open(self, path: str) -> tuple[_File, NDArray[np.int64]]:
         try:
             file = _File(path)
         except FileNotFoundError as error:
             raise ValueError(f"NOT_FOUND: shard {path} is absent") from error
-        index = _indexes.pop((path, self.version), None)
+        with _lock:
+            index = _indexes.pop((path, self.version), None)
         if index is None:
             index = _read_index(path, file.descriptor, self.chunks)
-        _indexes[path, self.version] = index  # the last to be dropped
-        while len(_indexes) > _INDEXES:
-            _indexes.popitem(last=False)
+        with _lock:
+            _indexes[path, self.version] = index  # the last to be dropped
+            while len(_indexes) > _INDEXES:
+                _indexes.popitem(last=False)
         return file, index
 
 
@@ -115,6 +117,17 @@ _open: dict[tuple[str, Hashable], Opened] = {}
 _indexes: OrderedDict[tuple[str, Hashable], NDArray[np.int64]] = OrderedDict()
 _n_open = 0
 _lock = threading.Lock()
+
+
+def _count(files: int) -> bool:
+    """Count files as open; or, where they would be too many beside those that are, close all, and say no."""
+    global _n_open
+    with _lock:
+        if _n_open and _n_open + files > _most():
+            forget()
+            return False
+        _n_open += files
+        return True
 
 
 def forget() -> None:
