@@ -20,7 +20,9 @@ GAP = 1 << 12  # bytes between tiles that are read rather than skipped
 
 @njit(cache=True, nogil=True)
 def gather(
-    functions: Ints,
+    tools: Ints,
+    checksum: int,
+    compressed: bool,
     order: Ints,
     shard: Ints,
     descriptor: Ints,
@@ -38,17 +40,17 @@ def gather(
     out: int,
     strides: Ints,
     width: int,
-    stored: NDArray[np.uint8],
-    plain: NDArray[np.uint8],
-    work: NDArray[np.uint8],
 ) -> int:
     """Read windows.
 
     Parameters
     ----------
-    functions
-        Addresses of ``pread``, of ``crc32c_extend`` (0: our own), and of ``ZSTD_decompressDCtx`` and zstd's state (0
-        for tiles that are not compressed).
+    tools
+        Of :func:`genostore.local.tools`.
+    checksum
+        Address of ``crc32c_extend``; 0 for our own.
+    compressed
+        Whether tiles are.
     order
         ``(n,)`` the samples to read, sorted by where they lie.
     shard
@@ -67,20 +69,16 @@ def gather(
         What is written in the place of NaN.
     out, strides, width
         Address of the ``(B, A, width)`` output, bytes from sample to sample and from channel to channel, and positions.
-    stored, plain, work
-        Room for what is read and for a decompressed tile, and of :func:`genostore.zstd.workspace`.
 
     Returns
     -------
     int
         -1, or the place in ``order`` of the first sample of which a tile is damaged; -2 - place if one is absent.
     """
-    pread, checksum, decompress, decoder = functions[0], functions[1], functions[2], functions[3]
+    pread, decompress, decoder, space = tools[0], tools[1], tools[2], tools[6]
+    buffer, most, decoded = tools[3] + PADDING, tools[4] - 2 * PADDING, tools[5]
     outsize = 4 if widening else itemsize
     size = tile[0] * tile[1] * tile[2] * tile[3] * itemsize
-    most = stored.size - 2 * PADDING
-    buffer, decoded = word(stored.ctypes.data) + PADDING, word(plain.ctypes.data)
-    space = word(work.ctypes.data)
     # What is to be read: a tile for each sample, channel and position.
     per_sample = min(grid[2], channel.shape[1]) * min(grid[3], (width - 1) // tile[3] + 2)
     item = np.empty((order.size * per_sample, 5), dtype=np.int64)  # place, tile of channel, of position, offset, length
@@ -101,7 +99,7 @@ def gather(
                 item[n, 3], item[n, 4] = load64(at), load64(at + 8)
                 if item[n, 3] < 0:
                     return -2 - place
-                if item[n, 4] < 4 or item[n, 4] > most or (decompress == 0 and item[n, 4] != size + 4):
+                if item[n, 4] < 4 or item[n, 4] > most or (not compressed and item[n, 4] != size + 4):
                     return place
                 n += 1
     k = 0
@@ -125,7 +123,7 @@ def gather(
                 found = call3(checksum, (0, source, length)) & 0xFFFFFFFF if checksum else crc32c(source, length)
                 if found != load32(source + length):
                     return item[j, 0]
-                if decompress != 0:
+                if compressed:
                     if not unpack(source, length, decoded, size, size, itemsize, decompress, decoder, space):
                         return item[j, 0]
                     source = decoded

@@ -29,6 +29,12 @@ def room(chunk_bytes: int) -> int:
     return max(_READ_AT_ONCE, _greatest(chunk_bytes)) + 2 * PADDING
 
 
+@register_jitable
+def _start(anchor: int, width: int, shift: int) -> int:
+    """Give the first position of a moved window, as :func:`genostore.genome.window_starts` has it."""
+    return anchor - width // 2 + shift
+
+
 @njit(cache=True, nogil=True)
 def place(
     row: NDArray[np.int64],
@@ -58,7 +64,7 @@ def place(
     out = np.empty((4, row.size), dtype=np.int64)
     for b in range(row.size):
         at = anchor[row[b]]
-        start = at - width // 2 + shift[b]
+        start = _start(at, width, shift[b])
         left = min(max(-start, 0), width)
         right = min(max(start + width - contig_length[row[b]], 0), width)
         out[0, b] = start
@@ -102,7 +108,7 @@ def clip(
     for b in range(row.size):
         low = contig_offset[row[b]]
         high = low + contig_length[row[b]]
-        start = low + anchor[row[b]] - width // 2 + shift[b]
+        start = low + _start(anchor[row[b]], width, shift[b])
         first, last = max(start, low), min(start + width, high)
         if last - first < width:
             past[m] = b
@@ -158,9 +164,7 @@ def gather(
     Parameters
     ----------
     tools
-        ``(7,)`` of this thread: addresses of ``pread``, of zstd's decoder and of its state, for the frames that ours
-        does not take; address and size of room for what is read (:func:`room`); addresses of room for a decoded chunk
-        and of a :func:`genostore.zstd.workspace`.
+        Of :func:`genostore.local.tools`.
     about
         ``(4,)`` of the array: values of a chunk, bytes of a value, chunks of a shard, and eight bytes of the value
         that stands for no data, repeated.

@@ -91,10 +91,10 @@ class LocalShards:
     def _gather(self, pieces: Ints, spans: Ints, out: NDArray[Any]) -> None:
         loops = kernels()
         gather = loops.gather
-        tools, to, stride = _tools(self._chunk_bytes), out.ctypes.data, out.strides[0]
+        mine, to, stride = tools(self._chunk_bytes), out.ctypes.data, out.strides[0]
         opened = self.files.opened()
         # Whether a shard was open is for the loop to say: another thread may have opened it since.
-        while (at := gather(tools, self._about, opened.descriptor, opened.index, spans, pieces, to, stride)) < -1:
+        while (at := gather(mine, self._about, opened.descriptor, opened.index, spans, pieces, to, stride)) < -1:
             pieces = pieces[-2 - at :]
             opened = self.files.open(np.unique((pieces >> loops.SPAN) // self.per_shard).tolist())
         if at < 0:
@@ -117,25 +117,26 @@ def split(pieces: Ints, parts: int) -> list[Ints]:
 _local = threading.local()
 
 
-def rooms(chunk_bytes: int) -> tuple[NDArray[np.uint8], ...]:
-    """Give this thread's memory for what is read, for a decoded chunk of a size, and for decoding it."""
-    from genostore.zstd import workspace
+def tools(chunk_bytes: int) -> Ints:
+    """Give what this thread's compiled loops read and decode chunks of a size with.
 
-    mine: dict[int, tuple[NDArray[np.uint8], ...]] = _local.__dict__.setdefault("rooms", {})
+    Returns
+    -------
+    numpy.ndarray
+        ``(7,)`` int64: addresses of ``pread``, of zstd's decoder and of its state, for the frames that ours does not
+        take; address and size of room for what is read (:func:`genostore.kernels.room`); addresses of room for a
+        decoded chunk and of a :func:`genostore.zstd.workspace`.
+    """
+    mine: dict[int, tuple[Ints, Any]] = _local.__dict__.setdefault("tools", {})
     if chunk_bytes not in mine:
+        from genostore.zstd import workspace
+
         stored, plain = np.empty(kernels().room(chunk_bytes), np.uint8), np.empty(chunk_bytes, np.uint8)
-        mine[chunk_bytes] = stored, plain, workspace(chunk_bytes)
-    return mine[chunk_bytes]
-
-
-def _tools(chunk_bytes: int) -> Ints:
-    """Give what :func:`genostore.kernels.gather` works with in this thread."""
-    mine: dict[int, Ints] = _local.__dict__.setdefault("tools", {})
-    if chunk_bytes not in mine:
-        stored, plain, work = (part.ctypes.data for part in rooms(chunk_bytes))
+        held = stored, plain, workspace(chunk_bytes)
+        at, *others = (memory.ctypes.data for memory in held)
         functions = library.pread(), library.decompress(), library.decoder()
-        mine[chunk_bytes] = np.array([*functions, stored, rooms(chunk_bytes)[0].size, plain, work])
-    return mine[chunk_bytes]
+        mine[chunk_bytes] = np.array([*functions, at, stored.size, *others]), held
+    return mine[chunk_bytes][0]
 
 
 @cache

@@ -112,11 +112,12 @@ class Tiles:
         from genostore.gather import gather
 
         opened = self.files.opened()  # held, so that they stay open
-        closed = shard[opened.descriptor[shard] == CLOSED]
-        if closed.size:
+        if (opened.descriptor[shard] == CLOSED).any():
             opened = self.files.open(np.unique(shard).tolist())
         failed = gather(
-            _functions(self.schema.compressed),
+            local.tools(self._tile_bytes),
+            _crc32c(),
+            self.schema.compressed,
             order,
             shard,
             opened.descriptor,
@@ -134,7 +135,6 @@ class Tiles:
             out.ctypes.data,
             np.array(out.strides[:2]),
             out.shape[2],
-            *local.rooms(self._tile_bytes),
         )
         if failed != -1:
             place = failed if failed >= 0 else -2 - failed
@@ -162,11 +162,6 @@ def _crc32c() -> int:
         return library.address(ctypes.CDLL(extension.__file__).crc32c_extend)
     except (ImportError, AttributeError, OSError):
         return 0
-
-
-def _functions(compressed: bool) -> Ints:
-    zstd = (library.decompress(), library.decoder()) if compressed else (0, 0)
-    return np.array([library.pread(), _crc32c(), *zstd], dtype=np.int64)
 
 
 @cache
