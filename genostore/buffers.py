@@ -69,7 +69,8 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         _leases.pop(key, None)
         if len(memory) <= _KEPT and process == os.getpid():
             _idle.setdefault(len(memory), deque()).append(memory)
-            _drop()
+            if idle_bytes() > _KEPT:
+                _drop()
 
     _leases[key] = weakref.ref(out, back)
     return out
