@@ -20,40 +20,40 @@ import numpy as np
 import pandas as pd
 
 import genostore
-from benchmarks.data import QUICK, Bench, disjoint
+from benchmarks.data import CELL, CONTIG, QUICK, Bench, disjoint
 from genostore import local
-from genostore.genome import Genome
 from genostore.schema import ALIGNMENT, position_array
 from genostore.staging import Staging, create
-from genostore.windows import Windows
 
 SIZES = (1_024, 2_048, 4_096, 8_192, 16_384)
+ABOUT = ("kind", "cell_type", "assay")  # what a reader needs to know of a node
 SHAPES = ((2_000, 64), (2_000, 512), (20_000, 64), (200_000, 16))
-RNG = np.random.default_rng(0)
-KINDS = {"run-length": "t0", "dense": "dense", "sparse": "sparse", "sequence": "sequence"}
+NODES = {
+    "run-length": f"tracks/{CELL}/t0",
+    "dense": f"tracks/{CELL}/dense",
+    "sparse": f"tracks/{CELL}/sparse",
+    "sequence": "sequence",
+}
 
 
 def write(folder: Path, bench: Bench, chunk: int) -> None:
     """Write the values with chunks of a size."""
-    source = genostore.open(bench.store.path)
-    storage = create(folder, Genome.build("bench", dict(source.contigs), ALIGNMENT))
+    source = bench.store
+    storage = create(folder, source.genome)
     with patch("genostore.schema.POSITION_CHUNK", chunk):
-        for assay in KINDS.values():
-            node = "sequence" if assay == "sequence" else f"tracks/A/{assay}"
-            values = source.array(node.replace("/A/", f"/{source.cell_types[0]}/"))
+        for node in NODES.values():
+            values = source.array(node)
             schema = position_array(source.genome.length, ALIGNMENT, values.schema.dtype, values.schema.fill)
             staging = Staging(storage, node, {"": schema}, "chunks")
             staging.begin()
             for block in staging.todo():
                 staging.write(block, values.read(*schema.slices(block))).wait()
-            about = {"kind": "sequence"} if assay == "sequence" else {"kind": "track", "cell_type": "A", "assay": assay}
-            staging.publish(about)
+            staging.publish({key: source.entries[node][key] for key in ABOUT if key in source.entries[node]})
 
 
-def megabytes(folder: Path, assay: str) -> float:
+def megabytes(array: Path) -> float:
     """Size of an array on disk."""
-    node = folder / ("sequence" if assay == "sequence" else f"tracks/A/{assay}")
-    return sum(f.stat().st_size for f in node.rglob("*") if f.is_file()) / 1e6
+    return sum(f.stat().st_size for f in array.rglob("*") if f.is_file()) / 1e6
 
 
 def drop(folder: Path) -> None:
@@ -65,14 +65,14 @@ def drop(folder: Path) -> None:
         os.close(descriptor)
 
 
-def measure(folders: dict[int, Path], bench: Bench, kind: str, starts: np.ndarray, width: int, batch: int) -> list[str]:
+def measure(folders: dict[int, Path], kind: str, starts: np.ndarray, width: int, batch: int) -> list[str]:
     """Give a row's cells: warm and cold, us a window; the first batch is not counted."""
-    contig = bench.store.genome.contigs[0].name
-    regions = pd.DataFrame({"contig": contig, "start": starts, "end": starts + width})
-    sequence, assays = kind == "sequence", [] if kind == "sequence" else [KINDS[kind]]
-    windows: dict[int, Windows] = {
+    regions = pd.DataFrame({"contig": CONTIG, "start": starts, "end": starts + width})
+    sequence = kind == "sequence"
+    assays = [] if sequence else [NODES[kind].rpartition("/")[2]]
+    windows = {
         chunk: genostore.open(folder).windows(
-            regions=regions, cell_types=["A"], assays=assays, sequence=sequence, width=width
+            regions=regions, cell_types=[CELL], assays=assays, sequence=sequence, width=width
         )
         for chunk, folder in folders.items()
     }
@@ -96,14 +96,15 @@ def table(bench: Bench, scratch: Path, repeats: int) -> Iterator[str]:
         write(folder, bench, chunk)
     yield "| values | work | " + " | ".join(f"{chunk:,}" for chunk in SIZES) + " |"
     yield "|---" * (2 + len(SIZES)) + "|"
-    for kind, assay in KINDS.items():
-        extent = bench.size.other_extent if kind in ("dense", "sparse") else bench.size.length
-        sizes = " | ".join(f"{megabytes(folder, assay):.1f} MB" for folder in folders.values())
+    rng = np.random.default_rng(0)
+    for kind, node in NODES.items():
+        extent = bench.size.extent(kind)
+        sizes = " | ".join(f"{megabytes(folder / node):.1f} MB" for folder in folders.values())
         yield f"| {kind} | on disk | {sizes} |"
         for width, batch in SHAPES:
             n = min(repeats, extent // (2 * width * batch))  # windows that overlap no others
             if n:
-                cells = measure(folders, bench, kind, disjoint(RNG, extent, width, batch * (n + 1)), width, batch)
+                cells = measure(folders, kind, disjoint(rng, extent, width, batch * (n + 1)), width, batch)
                 yield f"| | {width // 1000} kb, batch {batch} | {' | '.join(cells)} |"
 
 

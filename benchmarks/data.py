@@ -55,6 +55,10 @@ class Size:
     incumbent_repeats: int
     many: int
 
+    def extent(self, kind: str) -> int:
+        """Give the bases that a kind of values covers."""
+        return self.other_extent if kind in ("dense", "sparse") else self.length
+
 
 CHECKED = 192  # genes of the epoch that is compared and not timed
 TINY = Size("tiny", 1_500_000, 60_000, 3, 400_000, 64, 2, 8, 2, 30)

@@ -73,8 +73,7 @@ def run(bench: Bench) -> Result:
 
 def draw(work: Work, size: Size) -> np.ndarray:
     """Draw the starts of the windows of all repeats, and of the first, which is not timed."""
-    extent = size.other_extent if work.kind in ("dense", "sparse") else size.length
-    return disjoint(np.random.default_rng(1), extent, work.width, work.batch * (work.repeats + 1))
+    return disjoint(np.random.default_rng(1), size.extent(work.kind), work.width, work.batch * (work.repeats + 1))
 
 
 def _compare(bench: Bench, work: Work, result: Result) -> list:

@@ -128,7 +128,7 @@ def test_open(bench: Bench) -> None:
 
 def test_chunks(bench: Bench, tmp_path: Path) -> None:
     lines = list(chunks.table(bench, tmp_path, repeats=1))
-    assert [line.split(" | ")[0].strip("| ") for line in lines if "on disk" in line] == list(chunks.KINDS)
+    assert [line.split(" | ")[0].strip("| ") for line in lines if "on disk" in line] == list(chunks.NODES)
     assert sum("2 kb, batch 64" in line and line.count(" / ") == len(chunks.SIZES) for line in lines) == 4
     for size in chunks.SIZES:
         array = genostore.open(tmp_path / f"{size}.zarr").array("tracks/A/t0")
