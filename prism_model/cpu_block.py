@@ -183,7 +183,7 @@ def _block_backward(
     calls += [_gram(normed, dboth, dinward), _product(dboth, inward, False, False, dnormed), past]
     run_in_turn(calls, batch)
     by_sample[2] = by_sample[2][:, :, : project.shape[1]]
-    inside = [torch.from_numpy(t.numpy().sum(1)) for t in by_sample]
+    inside = [summed(t, 1) for t in by_sample]
     return dx, summed(by_block), contiguous(summed(dinward).t()), *inside, summed(doutward)  # type: ignore[return-value]
 
 

@@ -57,9 +57,9 @@ def contiguous(tensor: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(tensor.detach().numpy()))
 
 
-def summed(parts: Tensor) -> Tensor:
-    """The sum along the first dimension, without OpenMP's threads."""
-    return torch.from_numpy(parts.numpy().sum(0))
+def summed(parts: Tensor, dim: int = 0) -> Tensor:
+    """The sum along a dimension, without OpenMP's threads."""
+    return torch.from_numpy(parts.numpy().sum(dim))
 
 
 def _whole_vectors(tensor: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def _scan_backward(
     by_sample = [u.new_empty(len(u), *shape) for shape in ((0, u.shape[2]), A.shape, D.shape, bias.shape)]
     calls, dmixed = scan_back(arguments, du, ddelta, by_sample)
     run_in_turn(calls, len(u))
-    return du, ddelta, dmixed, *(t.sum(0) for t in by_sample[1:])  # type: ignore[return-value]
+    return du, ddelta, dmixed, *map(summed, by_sample[1:])  # type: ignore[return-value]
 
 
 @_scan_backward.register_fake
@@ -237,7 +237,7 @@ def _convolution_backward(
     dx, by_sample = torch.empty_like(x), [x.new_empty(len(x), *t.shape) for t in (weight, bias)]
     arguments = [grad, x, weight, bias, reverse, False, dx, *by_sample]
     run_in_turn([Call(cpu_kernels.convolution_backward, arguments, by_channels(x.shape[2], len(x)))], len(x))
-    return dx, *(t.sum(0) for t in by_sample)  # type: ignore[return-value]
+    return dx, *map(summed, by_sample)  # type: ignore[return-value]
 
 
 @_convolution_backward.register_fake

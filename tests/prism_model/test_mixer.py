@@ -81,7 +81,7 @@ def test_norm(length: int) -> None:
     ours, theirs = AddNorm("cpu"), AddNorm("reference")
     with torch.no_grad():
         ours.norm.weight.uniform_()
-    assert_same(ours, theirs, torch.randn(3, length, 64))  # as long as a block of rows, and longer
+    assert_same(ours, theirs, torch.randn(3, length, 64))  # shorter than a block of rows, and longer
 
 
 def test_a_block_is_one_operator_and_keeps_nothing_for_inference(monkeypatch: pytest.MonkeyPatch) -> None:
