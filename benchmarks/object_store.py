@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,36 +27,20 @@ from genostore.schema import position_array
 from genostore.staging import Staging, create
 from genostore.upload import upload
 from tests.objects.proxy import Proxy
+from tests.objects.server import BUCKET, environment, serve
 
 LENGTH, TRACKS, WIDTH = 8_000_000, 4, 2_000
+STORE = f"s3://{BUCKET}/s.zarr"
 
 
 @contextmanager
 def server() -> Iterator[Proxy]:
     """Start moto's server, and a proxy before it."""
-    import boto3
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    keys = {"aws_access_key_id": "bench", "aws_secret_access_key": "bench", "region_name": "us-east-1"}
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys).create_bucket(Bucket="bench")
-        proxy = Proxy(("127.0.0.1", port)).start()
-        os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_REGION": "us-east-1"}
-        os.environ["AWS_ENDPOINT_URL"] = proxy.url
+    with serve() as address:
+        proxy = Proxy(address).start()
+        os.environ |= environment(proxy.url)
         yield proxy
         proxy.stop()
-    finally:
-        process.kill()
 
 
 def build(folder: Path) -> None:
@@ -95,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, server() as proxy:
         build(Path(scratch, "s.zarr"))
-        upload(Path(scratch, "s.zarr"), Bucket.at("s3://bench/s.zarr"))
+        upload(Path(scratch, "s.zarr"), Bucket.at(STORE))
         rng = np.random.default_rng(0)
         start = rng.integers(0, LENGTH - WIDTH, options.batch * options.batches)
         regions = pd.DataFrame({"contig": "c", "start": start, "end": start + WIDTH})
@@ -103,7 +84,7 @@ def main() -> None:
         requests = 0
         for _ in range(options.rounds):
             for delay, rates in found.items():
-                store = genostore.open("s3://bench/s.zarr")
+                store = genostore.open(STORE)
                 windows = store.windows(regions=regions, width=WIDTH, sequence=False)
                 windows.read([0])
                 batches = np.split(rng.permutation(len(start)), options.batches)
