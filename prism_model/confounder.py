@@ -14,7 +14,7 @@ ACTIVATIONS = ("sigmoid", "softmax")
 class Convolution(nn.Conv1d):
     """A convolution with zeros beyond both ends; on a processor as a product, whose gradient is quicker there.
 
-    oneDNN takes 7 ms for the gradient by the weight of three channels, a product 0.3.
+    Of three channels, forward and backward, oneDNN takes 8 ms, a product 0.4.
     """
 
     def __init__(self, before: int, after: int, kernel: int) -> None:
