@@ -10,7 +10,7 @@ from typing import Any, Literal
 from genostore.errors import NotFoundError, nearest
 from prism_model.models.base import ModelConfig
 from prism_model.prism import PrismConfig
-from prism_model.settings import from_plain, merge, parse_overrides, read_yaml, to_plain
+from prism_model.settings import from_plain, merge, parse_overrides, read_yaml, to_plain, within
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class DataConfig:
     transform: Literal["none", "log1p"] = "none"
     """Of the tracks' values before they enter a model."""
 
+    def __post_init__(self) -> None:
+        within(self, width=">= 1", jitter=">= 0", contact_bin_size=">= 1")
+        if self.cell_types is not None and not self.cell_types:
+            raise ValueError("cell_types are none; name some, or leave them out for all")
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -53,6 +58,9 @@ class LossConfig:
     """Of the contexts' uniformity."""
     temperature: float = 2.0
     """Of the uniformity."""
+
+    def __post_init__(self) -> None:
+        within(self, alpha=">= 0", beta=">= 0", temperature="> 0")
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"give epochs or steps, one of them: epochs is {self.epochs}, steps {self.steps}")
-        for name in ("lr", "batch_size", "validations"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        within(
+            self,
+            lr="> 0",
+            lr_end=">= 0",
+            warmup_from=">= 0",
+            warmup=">= 0",
+            betas=">= 0, < 1",
+            weight_decay=">= 0",
+            clip=">= 0",
+            batch_size=">= 1",
+            epochs=">= 1",
+            steps=">= 1",
+            validations="> 0",
+            save_steps=">= 1",
+            patience=">= 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +133,9 @@ class RunConfig:
     """The architecture: ``model.name`` chooses one of the registry, the other settings are its own."""
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        within(self, seed=">= 0, <= 4294967295")
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -5,6 +5,8 @@ Nothing in a file of settings executes; values are checked against the annotatio
 
 from __future__ import annotations
 
+import math
+import operator
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -16,6 +18,8 @@ import yaml
 from genostore.errors import GenostoreError, QueryError, nearest
 
 T = TypeVar("T")
+
+_COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
 def from_plain(cls: type[T], plain: Any, where: str = "") -> T:
@@ -53,6 +57,35 @@ def to_plain(settings: Any) -> dict[str, Any]:
     return {f.name: _listed(getattr(settings, f.name)) for f in fields(settings) if f.init}
 
 
+def within(settings: Any, **bounds: str) -> None:
+    """Check numbers of a dataclass; for its ``__post_init__``.
+
+    Parameters
+    ----------
+    settings
+        The dataclass.
+    bounds
+        Of each field, such as ``lr="> 0"`` or ``betas=">= 0, < 1"``. None is within all bounds, NaN and infinity are
+        in none; of a tuple each number is looked at.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of bounds, all of them listed.
+    """
+    problems = []
+    for name, rules in bounds.items():
+        value = getattr(settings, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            tests = (rule.split() for rule in rules.split(", "))
+            if number is not None and not (
+                math.isfinite(number) and all(_COMPARE[sign](number, float(limit)) for sign, limit in tests)
+            ):
+                problems.append(f"{name} must be {rules.replace(', ', ' and ')}, not {number}")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a file of settings.
 
@@ -63,9 +96,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        plain = yaml.safe_load(path.read_text())
+        plain = yaml.load(path.read_text(), _OnceLoader)
     except OSError as error:
         raise QueryError(f"the settings {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise QueryError(f"the settings {path} are no text: {error}") from error
     except yaml.YAMLError as error:
         raise QueryError(f"the settings {path} are no YAML: {error}") from error
     if not isinstance(plain, dict):
@@ -108,6 +143,22 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             value = {part: value}
         plain = merge(plain, value)
     return plain
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML that executes nothing, and says no key twice: of two values one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, its keys compared."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    "while reading a mapping", node.start_mark, f"the key {key.value!r} comes twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _build(kind: Any, plain: Any, where: str, problems: list[str]) -> Any:
@@ -193,5 +244,6 @@ def _spell(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(a) for a in arguments)
     if origin is tuple:
-        return f"a list of {_spell(arguments[0])}"
+        number = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        return f"a list of {number}{_spell(arguments[0])}"
     return "nothing" if kind is type(None) else str(kind.__name__)

@@ -57,6 +57,41 @@ def test_problems_are_listed_together() -> None:
         make_config("papre")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr=.nan", "lr must be > 0, not nan"),
+        ("train.lr_end=-1", "lr_end must be >= 0, not -1"),
+        ("train.betas=[2, 0.9]", "betas must be >= 0 and < 1, not 2"),
+        ("train.betas=[0.9]", "expected a list of 2 float"),
+        ("train.epochs=0", "epochs must be >= 1, not 0"),
+        ("train.steps=0", "steps must be >= 1, not 0"),
+        ("train.validations=.inf", "validations must be > 0, not inf"),
+        ("train.save_steps=0", "save_steps must be >= 1, not 0"),
+        ("train.patience=0", "patience must be >= 1, not 0"),
+        ("data.width=0", "width must be >= 1, not 0"),
+        ("data.jitter=-3", "jitter must be >= 0, not -3"),
+        ("data.cell_types=[]", "cell_types are none"),
+        ("loss.alpha=.nan", "alpha must be >= 0, not nan"),
+        ("loss.temperature=0", "temperature must be > 0, not 0"),
+        ("seed=-1", "seed must be >= 0 and <= 4294967295, not -1"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(override: str, message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        make_config("laptop", None, [override])
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("train: {lr: 0.1}\nloss: {alpha: 1}\ntrain: {clip: 2}\n")
+    with pytest.raises(QueryError, match=r"the key 'train' comes twice\s+in.*line 3"):
+        make_config("laptop", path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(QueryError, match="are no text"):
+        make_config("laptop", path)
+
+
 def test_a_file_that_would_execute_does_not(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("seed: !!python/object/apply:os.system ['true']\n")
