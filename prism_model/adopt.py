@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from prism_model import runs, weights
 from prism_model.card import write_card
 from prism_model.config import make_config
 from prism_model.data import Data
-from prism_model.prism import Prism
+from prism_model.prism import Prism, PrismConfig
 
 
 def adopt(
@@ -29,7 +30,8 @@ def adopt(
     store
         Where its inputs come from: by the recipe ``paper``, in its order of signals and features.
     overrides
-        Texts like ``"data.cell_types=[K562]"`` over that recipe; not of the model.
+        Texts like ``"data.cell_types=[K562]"`` over that recipe: of ``data``, ``model.averaging`` and ``seed``, the one
+        that the weights were trained from. The weights settle all else.
     source
         What to record as the weights' origin.
 
@@ -41,8 +43,14 @@ def adopt(
     Raises
     ------
     genostore.errors.QueryError
-        When the store gives other signals or features than the model takes.
+        When the store gives other signals or features than the model takes, or the weights settle an override.
     """
+    overrides = list(overrides)
+    settled = [o for o in overrides if not re.match(r"\s*(data\.|model\.averaging\s*=|seed\s*=)", o)]
+    if settled:
+        raise QueryError(
+            f"{', '.join(settled)}: the weights settle this; of their run data.*, model.averaging and seed can be set"
+        )
     config = make_config("paper", None, [f"data.store={store}", *overrides])
     data = Data(config.data)
     given = {"signals": data.channels, "features": data.features}
@@ -57,6 +65,8 @@ def adopt(
         raise QueryError(
             f"the model averages {model.config.center_length} positions; data.width is {data.config.width}"
         )
+    assert isinstance(config.model, PrismConfig)  # of the recipe
+    model.config = replace(model.config, averaging=config.model.averaging)
     out = Path(out)
     info: dict[str, Any] = {"source": source, "trained": "elsewhere"}
     runs.create(
@@ -65,5 +75,6 @@ def adopt(
         data.digest() | {"feature_means": data.feature_means(data.windows("train"))},
     )
     weights.save(out / weights.BEST, model, info)
+    runs.finish(out, 0, None, None)
     write_card(out)
     return out

@@ -197,7 +197,13 @@ def predict(
     help="Not told by the weights.",
 )
 @click.option("--store", help="Make a run of it on this store, for `prism evaluate` and `prism predict`.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Of that run: data.cell_types=[K562].")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of that run: data.cell_types=[K562], other data, model.averaging, seed.",
+)
 @click.option("--to-official", is_flag=True, help="CHECKPOINT is a folder of ours; write the release's layout.")
 def convert(
     checkpoint: Path,
@@ -209,14 +215,23 @@ def convert(
     to_official: bool,
 ) -> None:
     """Turn a CHECKPOINT of the official release into ours (or back); no pickle in it is executed."""
-    from prism_model import official, weights
+    from prism_model import official, runs, weights
     from prism_model.prism import Prism
 
+    if overrides and store is None:
+        raise click.UsageError("--set is of the run that --store makes of the checkpoint")
     if to_official:
+        if store is not None:
+            raise click.UsageError("give --store or --to-official")
         target = out or checkpoint.with_suffix(".ckpt")
-        official.write(target, Prism.from_run(checkpoint).state_dict())
+        if target.exists():
+            raise click.UsageError(f"{target} exists; name another file with --out")
+        model = Prism.from_run(checkpoint)
+        official.check_loadable(model.config)
+        official.write(target, model.state_dict())
     else:
         target = out or checkpoint.with_suffix("")
+        runs.refuse_existing(target)
         model = Prism.from_official(checkpoint, center_length=center_length, context_activation=context_activation)
         if store is not None:
             from prism_model.adopt import adopt

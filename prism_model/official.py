@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genostore.errors import SourceError
+from genostore.errors import QueryError, SourceError
 from prism_model.prism import PrismConfig
 
 LIGHTNING_VERSION = "1.8.6"
@@ -101,22 +101,34 @@ def infer_config(weights: Mapping[str, Tensor], source: str = "the checkpoint") 
     Raises
     ------
     genostore.errors.SourceError
-        When a weight that tells a size is missing.
+        When a weight that tells a size is missing, or cannot tell it.
     """
 
-    def shape(name: str) -> tuple[int, ...]:
-        try:
-            return tuple(weights["model." + name].shape)
-        except KeyError:
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
+        weight = weights.get("model." + name)
+        if weight is None:
             raise SourceError(
-                f"{source} has no weight 'model.{name}'; it holds {len(weights)} others, and is no checkpoint of "
-                f"the official Prism"
-            ) from None
+                f"{source} has no weight 'model.{name}'; it holds {len(weights)} others "
+                f"({', '.join(list(weights)[:2])} ...), and is no checkpoint of the official Prism"
+            )
+        if weight.ndim != dimensions or 0 in weight.shape:
+            raise SourceError(
+                f"{source} does not fit the official Prism: model.{name} is {tuple(weight.shape)}, expected "
+                f"{dimensions} dimensions, none of them 0"
+            )
+        return tuple(weight.shape)
 
     mixer = "caduceus.backbone.layers.0.mixer.mamba_fwd."
-    inner, d_state = shape(mixer + "A_log")
-    d_model, signal_size = shape("signal_input_layer.weight")
-    rank = shape(mixer + "dt_proj.weight")[1]
+    inner, d_state = shape(mixer + "A_log", 2)
+    d_model, signal_size = shape("signal_input_layer.weight", 2)
+    joined = shape("pToExpr.0.weight", 2)[1]
+    if joined < d_model or inner % d_model:
+        raise SourceError(
+            f"{source} does not fit the official Prism: with a width of {d_model} (of model.signal_input_layer.weight) "
+            f"the head takes {d_model} numbers and the features, not {joined} (model.pToExpr.0.weight), and the inner "
+            f"width is a multiple, not {inner} (model.{mixer}A_log)"
+        )
+    rank = shape(mixer + "dt_proj.weight", 2)[1]
     if rank != math.ceil(d_model / 16):
         raise SourceError(
             f"{source}: the step-size rank is {rank}; a width of {d_model} has {math.ceil(d_model / 16)} in this model"
@@ -125,11 +137,11 @@ def infer_config(weights: Mapping[str, Tensor], source: str = "the checkpoint") 
     has_encoder = any(key.startswith("model.weight_generator.") for key in weights)
     config = PrismConfig(
         signal_size=signal_size,
-        feature_size=shape("pToExpr.0.weight")[1] - d_model,
+        feature_size=joined - d_model,
         d_model=d_model,
         n_layer=len(layers),
         d_state=d_state,
-        d_conv=shape(mixer + "conv1d.weight")[-1],
+        d_conv=shape(mixer + "conv1d.weight", 3)[-1],
         expand=inner // d_model,
         n_context=0,
     )
@@ -137,8 +149,8 @@ def infer_config(weights: Mapping[str, Tensor], source: str = "the checkpoint") 
         return config
     return replace(
         config,
-        encoder_width=shape("weight_generator.cnn_encoder.0.weight")[0],
-        n_context=shape("weight_generator.weight_projector.0.weight")[0] // d_model,
+        encoder_width=shape("weight_generator.cnn_encoder.0.weight", 3)[0],
+        n_context=shape("weight_generator.weight_projector.0.weight", 2)[0] // d_model,
     )
 
 
@@ -164,7 +176,8 @@ def from_official(
     Raises
     ------
     genostore.errors.SourceError
-        For missing or unknown keys, other shapes, or projections of the two directions that differ.
+        For missing or unknown keys, other shapes or types, values that are not finite, or projections of the two
+        directions that differ.
     """
     left = dict(weights)
     missing: list[str] = []
@@ -178,6 +191,10 @@ def from_official(
             continue
         if found[0].shape != ours.shape:
             problems.append(f"{names[0]} is {tuple(found[0].shape)}, expected {tuple(ours.shape)}")
+        if not found[0].isfinite().all():
+            problems.append(f"{names[0]} holds values that are not finite")
+        if found[0].is_floating_point() != ours.is_floating_point() or found[0].itemsize > ours.itemsize:
+            problems.append(f"{names[0]} is of {_spell(found[0])}, expected {_spell(ours)}")
         if len(found) == 2 and not torch.equal(found[0], found[1]):
             problems.append(f"{names[0]} and {names[1]} differ, and are tied in this model")
         state[name] = found[0].to(ours.dtype)
@@ -187,6 +204,10 @@ def from_official(
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise SourceError(f"{source} does not fit the official Prism: {shown}")
     return state
+
+
+def _spell(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -205,16 +226,42 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for name, value in state.items() for key in official_names(name)}
 
 
+def check_loadable(config: PrismConfig) -> None:
+    """Refuse a model that the official code has no place for.
+
+    Raises
+    ------
+    genostore.errors.QueryError
+        For one direction, no signals, or an encoder that does not see all signals.
+    """
+    every = tuple(range(config.signal_size))
+    lacking = {
+        "reads in one direction": not config.bidirectional,
+        "takes no signals": not config.signal_size,
+        f"shows its confounder encoder the channels {config.encoder_signals} alone": (
+            config.n_context and config.encoder_signals not in ("all", every)
+        ),
+        f"has an epsilon of {config.norm_eps:g} in its norms": config.norm_eps != PrismConfig.norm_eps,
+    }
+    problems = [what for what, true in lacking.items() if true]
+    if problems:
+        raise QueryError(
+            f"the official code cannot load this model of kind {config.name!r}: it {', and '.join(problems)}"
+        )
+
+
 def write(path: str | Path, state: Mapping[str, Tensor]) -> None:
     """Write our state as a checkpoint that the official code loads.
 
     Parameters
     ----------
     path
-        The file to write.
+        The file to write, whole or not at all.
     state
-        ``Prism.state_dict()``.
+        ``Prism.state_dict()``, of a model that :func:`check_loadable` lets pass.
     """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
     tensors = {key: value.detach().cpu().clone() for key, value in to_official(state).items()}
     torch.save(
         {
@@ -223,8 +270,9 @@ def write(path: str | Path, state: Mapping[str, Tensor]) -> None:
             "global_step": 0,
             "pytorch-lightning_version": LIGHTNING_VERSION,
         },
-        path,
+        part,
     )
+    part.replace(path)
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
@@ -256,8 +304,11 @@ def read(path: str | Path) -> dict[str, Tensor]:
             with archive.open(pickles[0]) as stream:
                 checkpoint = _Unpickler(stream, archive, pickles[0].removesuffix("data.pkl"), path).load()
     except zipfile.BadZipFile as error:
+        if zipfile.is_zipfile(path):
+            raise SourceError(f"{path} is damaged: {error}; fetch it again") from error
         raise SourceError(
-            f"{path} is not a zip archive ({error}); expected a checkpoint written by torch.save of torch 1.6 or later"
+            f"{path} is not a zip archive, but {_looks_like(path)}; expected a checkpoint written by torch.save of "
+            f"torch 1.6 or later"
         ) from error
     except SourceError:
         raise
@@ -270,6 +321,21 @@ def read(path: str | Path) -> dict[str, Tensor]:
     if strange:
         raise SourceError(f"{path}: entries of state_dict that are no tensors: {strange[:5]}")
     return dict(weights)
+
+
+def _looks_like(path: Path) -> str:
+    """What a file that is no zip archive may be."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "empty"
+    if start.startswith(b"PK"):
+        return "the beginning of one; fetch it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "Git LFS's note of where the file lies; fetch it with `git lfs pull`"
+    if start.startswith(b"\x80"):
+        return "a bare pickle, which is not read"
+    return f"begins with {start[:12]!r}"
 
 
 class _Inert:
@@ -341,4 +407,6 @@ class _Unpickler(pickle.Unpickler):
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if offset < 0 or min((*size, *stride), default=0) < 0 or (0 not in size and last >= storage.numel()):
             raise SourceError(f"{self._path}: a tensor of shape {tuple(size)} reaches past its stored data")
+        if math.prod(size) > storage.numel():  # a few bytes, repeated, may fill all memory
+            raise SourceError(f"{self._path}: a tensor of shape {tuple(size)} is stored as {storage.numel()} numbers")
         return storage.as_strided(tuple(size), tuple(stride), offset).clone()

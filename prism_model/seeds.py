@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -105,7 +106,12 @@ def find_runs(parent: str | Path) -> list[Path]:
     genostore.errors.NotFoundError
         When there is none.
     """
-    found = [path.parent for path in Path(parent).glob(f"seed-*/{runs.CONFIG}")]
+    # Such as seed-2.old is a folder of the user's.
+    found = [
+        path.parent
+        for path in Path(parent).glob(f"seed-*/{runs.CONFIG}")
+        if re.fullmatch(r"seed-\d+", path.parent.name)
+    ]
     if not found:
         raise NotFoundError(
             f"{parent} is neither a run nor a folder of runs seed-2, seed-22 ...; `prism train` makes one"

@@ -250,6 +250,8 @@ def _fit(
 ) -> Path:
     if resume:
         config = runs.read_config(out)
+        if runs.is_finished(out) and not (out / runs.RESUME).is_file():
+            raise ConflictError(f"{out} is finished, and keeps no state of a training to go on with")
     own = None if model is None else Own(model)
     if own is not None:
         config = replace(config, model=own.config)

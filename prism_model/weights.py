@@ -51,6 +51,7 @@ def save(folder: str | Path, model: nn.Module, info: Mapping[str, Any] | None = 
     content = json.dumps(card, indent=1) + "\n"
     save_file(state, weights, metadata={CARD: content})
     text.write_text(content)
+    weights.chmod(text.stat().st_mode)  # safetensors leaves files to their owner alone
     weights.replace(folder / "model.safetensors")
     text.replace(folder / "model.json")
 

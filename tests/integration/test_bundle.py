@@ -19,10 +19,12 @@ from ingest.bundle.catalogue import bundle
 from ingest.bundle.command import bundle_command
 from ingest.bundle.layout import MRNA_FEATURES
 from ingest.bundle.profiles import BIN, FLANK, pseudocount, recover_contacts, row_of
-from prism_model import Predictor, Prism, PrismConfig, hic_profile, make_config, official, signals
+from prism_model import Predictor, Prism, PrismConfig, RunConfig, fit, hic_profile, make_config, official, signals
+from prism_model.adopt import adopt
 from prism_model.cli import main
 from prism_model.data import PAPER_FEATURES, Data
 from prism_model.evaluate import evaluate
+from prism_model.seeds import evaluate_seeds
 
 CONTIGS = {"chr1": 130_000, "chr3": 23_000, "chr22": 41_000}
 GENES = [  # contig, tss, strand
@@ -209,9 +211,30 @@ def test_a_released_checkpoint_is_evaluated_on_it(store: Path, tmp_path: Path) -
     assert list(scores) == ["original", "adjusted", "adjusted_prediction"]
     predictor = Predictor(tmp_path / "run", device="cpu")
     assert predictor(predictor.data.windows("test"))["gene"].tolist() == IDS[-2:]
-    done = CliRunner().invoke(main, [*arguments[:3], str(tmp_path / "x"), *arguments[4:], "--set", "data.features=[]"])
-    assert done.exit_code == 1
-    assert "takes 9 features, and" in done.output
+    for override, message in (
+        ("data.features=[]", "takes 9 features, and"),
+        ("model.n_context=4", "model.n_context=4: the weights settle this"),
+        ("train.lr=1", "train.lr=1: the weights settle this"),
+    ):
+        done = CliRunner().invoke(main, [*arguments[:3], str(tmp_path / "x"), *arguments[4:], "--set", override])
+        assert done.exit_code == 1
+        assert message in done.output
+    with pytest.raises(ConflictError, match="keeps no state of a training to go on with"):
+        fit(RunConfig(), tmp_path / "run", resume=True, device="cpu")
+
+
+def test_released_checkpoints_of_several_seeds_are_scored_together(store: Path, tmp_path: Path) -> None:
+    for seed in (22, 2):
+        torch.manual_seed(seed)
+        model = Prism(PrismConfig(d_model=16, n_layer=1, d_state=4))
+        settings = ["data.cell_types=[K562]", f"seed={seed}", "model.averaging=prediction"]
+        adopt(model, tmp_path / f"released/seed-{seed}", store, settings)
+    summary = evaluate_seeds(tmp_path / "released", "test", device="cpu", baselines=False)
+    assert summary["seeds"] == [2, 22]
+    assert summary["averaging"] == "prediction"
+    assert list(summary["scores"]) == ["original", "adjusted", "adjusted_hidden"]
+    assert summary["scores"]["original"]["all"]["mse"]["sd"] > 0
+    assert summary["published"]["Prism, 2 kb"] == {"K562": (0.1789, None, 0.8751)}
 
 
 def test_the_official_profiles_give_their_contacts_back(shared: Path, tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from genostore.errors import NotFoundError, SourceError
+from genostore.errors import NotFoundError, QueryError, SourceError
 from prism_model import Prism, PrismConfig, official, weights
 
 from .conftest import Parity
@@ -28,6 +29,13 @@ def checkpoint(path: Path, change: Any = None) -> Path:
         change(content)
         torch.save(content, path)
     return path
+
+
+MIXER = "model.caduceus.backbone.layers.0.mixer.mamba_fwd."
+
+
+def reshape(content: dict[str, Any], key: str, *shape: int) -> None:
+    content["state_dict"][key] = content["state_dict"][key].reshape(shape)
 
 
 class Hostile:
@@ -121,6 +129,26 @@ def test_every_key_is_accounted_for(tmp_path: Path) -> None:
         "has no weight 'model.signal_input_layer.weight'": lambda c: c["state_dict"].pop(
             "model.signal_input_layer.weight"
         ),
+        r"mamba_fwd.A_log is \(128,\), expected 2 dimensions": lambda c: reshape(c, MIXER + "A_log", 128),
+        r"mamba_fwd.dt_proj.weight is \(\), expected 2": lambda c: c["state_dict"].update(
+            {MIXER + "dt_proj.weight": torch.ones(())}
+        ),
+        r"signal_input_layer.weight is \(0, 2\)": lambda c: c["state_dict"].update(
+            {"model.signal_input_layer.weight": torch.zeros(0, 2)}
+        ),
+        r"the head takes 16 numbers and the features, not 5 .model.pToExpr.0.weight": lambda c: c["state_dict"].update(
+            {"model.pToExpr.0.weight": torch.zeros(16, 5)}
+        ),
+        "pToExpr.4.bias holds values that are not finite": lambda c: c["state_dict"][head].fill_(torch.nan),
+        "pToExpr.4.bias is of int64, expected float32": lambda c: c["state_dict"].update(
+            {head: torch.zeros(1, dtype=torch.int64)}
+        ),
+        "pToExpr.4.bias is of float64, expected float32": lambda c: c["state_dict"].update(
+            {head: torch.zeros(1, dtype=torch.float64)}
+        ),
+        r"of shape \(60000, 60000\) is stored as 1 numbers": lambda c: c["state_dict"].update(
+            {head: torch.zeros(1).expand(60_000, 60_000)}
+        ),
         "has no state_dict": lambda c: c.pop("state_dict"),
         "no tensors.*model.note": lambda c: c["state_dict"].update({"model.note": "text"}),
     }
@@ -134,22 +162,50 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no checkpoint at"):
         Prism.from_official(path)
     path.write_bytes(pickle.dumps({"state_dict": {}}))
-    with pytest.raises(SourceError, match="not a zip archive"):
+    with pytest.raises(SourceError, match="not a zip archive, but a bare pickle"):
         Prism.from_official(path)
+    for content, what in (
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"hi", "b'hi'"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(SourceError, match=what):
+            Prism.from_official(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "hello")
     with pytest.raises(SourceError, match=r"zip without a data\.pkl"):
         Prism.from_official(path)
     whole = checkpoint(path).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="the beginning of one; fetch it again"):
         Prism.from_official(path)
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(255 - b for b in whole[middle : middle + 4]) + whole[middle + 4 :])
+    with pytest.raises(SourceError, match="is damaged: Bad CRC-32"):
+        Prism.from_official(path)
+
+
+def test_models_that_the_official_code_cannot_load() -> None:
+    official.check_loadable(SMALL)
+    official.check_loadable(replace(SMALL, n_context=0, encoder_signals=(1,)))  # without an encoder it sees nothing
+    official.check_loadable(replace(SMALL, encoder_signals=(0, 1)))
+    for change, message in (
+        ({"bidirectional": False}, "one direction"),
+        ({"signal_size": 0, "n_context": 0}, "takes no signals"),
+        ({"encoder_signals": (1,)}, r"the channels \(1,\) alone"),
+        ({"norm_eps": 1e-6}, "epsilon of 1e-06"),
+    ):
+        with pytest.raises(QueryError, match=message):
+            official.check_loadable(replace(SMALL, **change))
 
 
 def test_our_checkpoints_round_trip(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Prism(SMALL)
     weights.save(tmp_path / "best", model, {"step": 3})
+    modes = {path.stat().st_mode for path in (tmp_path / "best").iterdir()}
+    assert len(modes) == 1  # who may read the one file may read the other
     again = Prism.from_run(tmp_path / "best")
     assert again.config == model.config
     for key, value in model.state_dict().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def test_commands(parent: Path, tiny_store: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "seeds 2, 3" in done.output
     assert "±" in done.output  # ridge depends on no seed
+    shutil.copytree(out / "seed-3", out / "seed-3.old")
     (out / "seed-3/finished.json").unlink()
     done = CliRunner().invoke(main, ["evaluate", str(out), "--split", "valid", "--no-baselines"])
     assert "left out, not finished: seed-3" in done.output

@@ -353,9 +353,29 @@ def test_convert_there_and_back(small_parity: Any, tmp_path: Path) -> None:
     back = torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"]
     before = torch.load(small_parity.path, weights_only=True)["state_dict"]
     assert all(torch.equal(before[key], value) for key, value in back.items())
+    done = command("convert", tmp_path / "ours", "--to-official", "--out", tmp_path / "back.ckpt")
+    assert done.exit_code == 2
+    assert "back.ckpt exists" in done.output
     done = command("convert", tmp_path / "nothing.ckpt")
     assert done.exit_code == 1
     assert "there is no checkpoint" in done.output
+
+
+def test_convert_keeps_off_runs_and_from_what_the_release_cannot_load(
+    run: Path, small_parity: Any, tiny_store: Path, tmp_path: Path
+) -> None:
+    best = (run / "checkpoints/best/model.safetensors").read_bytes()
+    done = command("convert", small_parity.path, "--out", run)
+    assert "holds a run already" in done.output
+    assert not (run / "model.safetensors").exists()  # it would stand before the run's own
+    assert (run / "checkpoints/best/model.safetensors").read_bytes() == best
+    one = fit(config(tiny_store, "model.name=mamba", "train.epochs=1"), tmp_path / "r", device="cpu", say=quiet)
+    done = command("convert", one, "--to-official", "--out", tmp_path / "back.ckpt")
+    assert "cannot load this model of kind 'mamba': it reads in one direction" in done.output
+    assert not (tmp_path / "back.ckpt").exists()
+    done = command("convert", small_parity.path, "--out", tmp_path / "o", "--set", "data.width=256")
+    assert done.exit_code == 2
+    assert "--set is of the run that --store makes" in done.output
 
 
 def test_a_store_without_a_signal_of_the_model(run: Path, tiny_store: Path, tmp_path: Path) -> None:
