@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from genostore.arrays import read_column
+from genostore.bed import SHOWN, read_bed, where
 from genostore.contacts import Contacts
 from genostore.errors import NotFoundError, QueryError, RegionError, nearest
 
@@ -180,9 +181,14 @@ def select(store: Store, query: Query) -> Selection:
     NotFoundError
         For an unknown gene, cell type, assay, feature, fold, contacts or expression.
     QueryError
-        If nothing is left, a window is wider than its contig, or tracks are missing.
+        If nothing is left, a window is wider than its contig, tracks are missing, or a cell type is named twice.
+    RegionError
+        For regions that cannot be read or do not lie on their contig.
     """
     cell_types = store._known(query.cell_types, store.cell_types, "cell type")
+    twice = [c for c in dict.fromkeys(cell_types) if cell_types.count(c) > 1]
+    if twice:
+        raise QueryError(f"cell type {twice[0]!r} is named more than once in {', '.join(cell_types)}; once is enough")
     assays = resolve_assays(store, query.assays, cell_types, query.missing_tracks)
     contacts = _contacts(store, query.contacts, cell_types) if isinstance(query.contacts, Contacts) else None
     if query.regions is not None:
@@ -193,10 +199,13 @@ def select(store: Store, query: Query) -> Selection:
         dim, picked = "gene", _genes(store, query)
         rows = store.genes.iloc[picked].reset_index(drop=True)
         anchor = rows["tss"].to_numpy(np.int64)
+    if dim == "region":
+        _check_contigs(store, rows)
     offset, length = store.genome.columns(rows["contig"])
     kept = np.ones(len(rows), dtype=bool)
     if dim == "region":
         _check_regions(rows, length)
+        rows.attrs = {}  # where they were read matters no more
     if query.exclude is not None:
         kept = ~_overlaps(store, query.exclude, rows, anchor, query.width)
     target = None
@@ -284,7 +293,9 @@ def _genes(store: Store, query: Query) -> Ints:
         picked = np.arange(len(table))
     else:
         wanted = [query.genes] if isinstance(query.genes, str) else list(query.genes)
-        picked = np.array([_gene(store, str(g)) for g in wanted], dtype=np.int64)
+        found = [_gene(store, str(g)) for g in wanted]
+        _check_genes(store, [str(g) for g, row in zip(wanted, found, strict=True) if row is None], len(wanted))
+        picked = np.array(found, dtype=np.int64)
     if query.split is not None:
         column = _fold(store, query.fold)
         values = table[column].to_numpy()
@@ -298,7 +309,8 @@ def _genes(store: Store, query: Query) -> Ints:
     return picked
 
 
-def _gene(store: Store, name: str) -> int:
+def _gene(store: Store, name: str) -> int | None:
+    """The row of a gene, None where there is none."""
     for column, wanted in (("id", name), ("id", name.split(".")[0]), ("name", name)):
         rows = store.gene_rows[column].get(wanted, [])
         if len(rows) == 1:
@@ -306,8 +318,17 @@ def _gene(store: Store, name: str) -> int:
         if rows:
             ids = ", ".join(store.genes["id"].iloc[rows])
             raise QueryError(f"gene name {name!r} is that of {len(rows)} genes; give the id of one of them: {ids}")
-    known = [*store.gene_rows["id"], *store.gene_rows["name"]]
-    raise NotFoundError(f"there is no gene {name!r}; {nearest(name, known, limit=3)}")
+    return None
+
+
+def _check_genes(store: Store, absent: list[str], n: int) -> None:
+    if not absent:
+        return
+    known = [*store.gene_rows["id"], *(name for name in store.gene_rows["name"] if name)]
+    first = f"there is no gene {absent[0]!r}; {nearest(absent[0], known, limit=3)}"
+    others = ", ".join(map(repr, absent[1 : 1 + SHOWN])) + (", ..." if len(absent) > 1 + SHOWN else "")
+    more = f" Nor are there {others}: {len(absent)} of the {n} genes are not in {store.path}" if others else ""
+    raise NotFoundError(first + ("." if more and not first.endswith("?") else "") + more)
 
 
 def _fold(store: Store, fold: str | None) -> str:
@@ -324,12 +345,7 @@ def _fold(store: Store, fold: str | None) -> str:
 def read_regions(regions: pd.DataFrame | str | Path) -> pd.DataFrame:
     """Read regions from a DataFrame or a BED file: contig, start, end, and strand and name where given."""
     if not isinstance(regions, pd.DataFrame):
-        names = ["contig", "start", "end", "name", "score", "strand"]
-        try:
-            frame = pd.read_csv(regions, sep="\t", header=None, comment="#", dtype={0: str})
-        except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-            raise RegionError(f"{regions} cannot be read as BED: {error}") from error
-        regions = frame.iloc[:, : len(names)].set_axis(names[: min(frame.shape[1], len(names))], axis=1)
+        return read_bed(regions)
     frame = regions.rename(columns=REGION_COLUMNS).reset_index(drop=True)
     absent = [c for c in ("contig", "start", "end") if c not in frame]
     if absent:
@@ -340,13 +356,28 @@ def read_regions(regions: pd.DataFrame | str | Path) -> pd.DataFrame:
     return frame
 
 
+def _check_contigs(store: Store, rows: pd.DataFrame) -> None:
+    names = rows["contig"]
+    for name in dict.fromkeys(names):
+        try:
+            store.genome.resolve(name)
+        except NotFoundError as error:
+            unknown = (names == name).to_numpy()
+            more = f" ({unknown.sum()} such regions)" if unknown.sum() > 1 else ""
+            raise NotFoundError(f"{where(rows, int(unknown.argmax()))}{more}: {error}") from error
+
+
 def _check_regions(rows: pd.DataFrame, length: Ints) -> None:
     start, end = rows["start"].to_numpy(), rows["end"].to_numpy()
     bad = np.flatnonzero((start < 0) | (start >= end) | (end > length))
     if bad.size:
+        first = (
+            f"{where(rows, i)}: {r.contig}:{r.start}-{r.end}, of a contig of {length[i]}"
+            for i, r in zip(bad[:SHOWN], rows.iloc[bad[:SHOWN]].itertuples(), strict=True)
+        )
         raise RegionError(
-            f"{bad.size} regions are empty, reversed or pass an end of their contig; 0 <= start < end <= length is "
-            f"expected. The first are:\n{rows.iloc[bad[:5]].assign(contig_length=length[bad[:5]]).to_string()}"
+            f"{bad.size} of {len(rows)} regions are empty, reversed or pass an end of their contig; expected is "
+            "0 <= start < end <= length. The first are:\n" + "\n".join(first)
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,12 @@ def test_missing_tracks(own_toy: Toy) -> None:
         ({"contacts": Contacts("hic", weight="KR")}, NotFoundError, "no weights 'KR'; there are 'VC'"),
         ({"expression": "RNA"}, NotFoundError, "no expression RNA/A"),
         ({"features": ["X"]}, NotFoundError, "no gene feature 'X'"),
+        (
+            {"genes": ["G01", "G77", "MYC"]},
+            NotFoundError,
+            r"'G07'.* Nor are there 'MYC': 2 of the 3 genes",
+        ),
+        ({"cell_types": ["A", "A"]}, QueryError, "cell type 'A' is named more than once"),
         ({"genes": ["G00"], "regions": "x.bed"}, QueryError, "give one of them"),
         ({"regions": "x.bed", "expression": "CAGE"}, QueryError, "expression belongs to genes"),
     ],
@@ -221,6 +228,46 @@ def test_regions(toy: Toy, tmp_path: Path) -> None:
         store.windows(regions=frame.assign(end=[200, 3_002]))
     with pytest.raises(RegionError, match="lack the column 'end'"):
         store.windows(regions=frame[["chrom", "start"]])
+    with pytest.raises(NotFoundError, match=r"region 1: assembly toy has no contig 'chrX'"):
+        store.windows(regions=frame.assign(chrom=["chr1", "chrX"]))
+
+
+def test_a_bed_file_as_people_write_it(toy: Toy, tmp_path: Path) -> None:
+    text = "track name=mine\nbrowser position chr1\n# by hand\n\n1\t100\t200\tone two\t0\t-\nchr2\t3000\t3001\r\n"
+    (tmp_path / "a.bed").write_text(text)
+    with gzip.open(tmp_path / "b.bed.gz", "wt") as file:
+        file.write(text.replace("one two", "one").replace("\t", " "))
+    for name in ("a.bed", "b.bed.gz"):
+        rows = toy.open().windows(regions=tmp_path / name, width=50, assays=[]).genes
+        assert rows[["contig", "start", "end"]].to_numpy().tolist() == [["1", 100, 200], ["chr2", 3_000, 3_001]]
+        assert rows["strand"].isna().tolist() == [False, True]
+        assert not rows.attrs
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"x\.bed holds no regions"),
+        ("#\n", "holds no regions"),
+        ("chr1\t1\t2\nchr1\tx\t2\nchr1\t5\n", r"(?s)2 lines are not BED.*line 2: .*start is not.*line 3: .*2 columns"),
+        ("chr1\t1\t2\n" + "chr1\n" * 9, "and 4 more"),
+        ("#\nchr1\t1\t2\nchrX\t1\t2\n", r"x\.bed, line 3: assembly toy has no contig 'chrX'"),
+        ("#\nchr1\t1\t2\nchr2\t1\t9999\n", r"1 of 2 regions .*\n.*x\.bed, line 3: chr2:1-9999, of a contig of 3001"),
+        ("chr1\t-1\t2\n", "start is not a whole number"),
+    ],
+)
+def test_a_bad_bed_file_is_told_with_its_lines(toy: Toy, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.bed").write_text(text)
+    with pytest.raises((RegionError, NotFoundError), match=message):
+        toy.open().windows(regions=tmp_path / "x.bed", width=50)
+
+
+def test_a_bed_file_that_is_none(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"there is no file .*x\.bed"):
+        toy.open().windows(regions=tmp_path / "x.bed")
+    (tmp_path / "x.bed").write_bytes(b"\x88\xff\xc0")
+    with pytest.raises(RegionError, match="which is text"):
+        toy.open().windows(regions=tmp_path / "x.bed")
 
 
 def test_windows_pickle(toy: Toy) -> None:
