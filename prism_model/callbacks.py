@@ -18,8 +18,18 @@ from prism_model import weights
 from prism_model.runs import RESUME
 
 
+def scheduled(trainer: Trainer) -> bool:
+    """Whether the validation at hand would be made without an interrupt; training ends with one."""
+    batches, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    due = (trainer.fit_loop.epoch_loop.batch_idx + 1) % batches == 0 and (trainer.current_epoch + 1) % epochs == 0
+    return bool(due or trainer.global_step >= trainer.max_steps)
+
+
 class Keep(Checkpoint):  # type: ignore[misc]
     """Keeps the best weights after each validation, and the loop's state after each epoch and some steps within.
+
+    The validation that an interrupt brings counts only where there was none before: the run that goes on must come to
+    what it would have come to without it.
 
     Parameters
     ----------
@@ -55,6 +65,8 @@ class Keep(Checkpoint):  # type: ignore[misc]
         if self.monitor not in trainer.callback_metrics:
             branch = self.monitor.removeprefix("valid/").removesuffix("_mse")
             raise QueryError(f"select is {branch!r}, and the model gives no such branch")
+        if self.best is not None and pl_module.interrupted and not scheduled(trainer):
+            return
         score = float(trainer.callback_metrics[self.monitor])
         self.since += 1
         if self.best is None or score < self.best:
@@ -69,7 +81,12 @@ class Keep(Checkpoint):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the loop's state when it is time, unless a validation or the epoch's end comes first."""
+        """Save the loop's state when it is time, unless a validation or the epoch's end comes first.
+
+        After the last step a validation is asked for, wherever in an epoch that step is.
+        """
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop, trainer.check_val_every_n_epoch = True, 1
         due = self.every is not None and trainer.global_step - self.saved >= self.every
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if due and not last and (batch_idx + 1) % trainer.val_check_batch:

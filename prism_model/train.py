@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from genostore import Batch
 from genostore.errors import ConflictError, GenostoreError, QueryError
 from prism_model import distributed, loggers, room, runs
-from prism_model.callbacks import Keep, Lines, orderly_interrupt
+from prism_model.callbacks import Keep, Lines, orderly_interrupt, scheduled
 from prism_model.card import write_card
 from prism_model.config import DataConfig, LossConfig, RunConfig, TrainConfig
 from prism_model.data import Data, Inputs
@@ -183,7 +183,9 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         for branch, predicted in zip(BRANCHES, predictions, strict=False):
             values = scores(observed, predicted)
             self.log_dict({f"valid/{branch}_{name}": values[name] for name in SCORES})
-        self.log_dict(self._place(max(0, self.global_step - 1)))
+        # The row of a validation that only an interrupt brought is of the step to come: a run that goes on drops it.
+        extra = self.interrupted and not scheduled(self.trainer)
+        self.log_dict(self._place(max(0, self.global_step - (not extra))))
 
     def _place(self, step: int) -> dict[str, float]:
         """Where a row of the log belongs: Lightning's own count of steps is one off after a resume."""

@@ -140,6 +140,16 @@ def test_a_run_broken_off_in_its_first_epoch_starts_anew(run: Path, tiny_store: 
     assert log_of(run) == log_of(part)
 
 
+def test_training_by_steps_ends_with_a_validation(tiny_store: Path, tmp_path: Path) -> None:
+    """Of 4 steps an epoch: within the first epoch, within the second, and where every second epoch is validated."""
+    for steps, more, expected in ((3, [], [2]), (6, [], [3, 5]), (11, ["train.validations=0.5"], [7, 10])):
+        settings = config(tiny_store, f"train.steps={steps}", "train.epochs=null", *more)
+        out = fit(settings, tmp_path / str(steps), device="cpu", say=quiet)
+        assert [int(row["step"]) for row in log_of(out) if row["valid/original_mse"]] == expected
+        assert json.loads((out / "finished.json").read_text())["steps"] == steps
+        Prism.from_run(out)
+
+
 def test_ctrl_c_keeps_the_best_checkpoint(tiny_store: Path, tmp_path: Path) -> None:
     lines: list[str] = []
 
@@ -155,6 +165,35 @@ def test_ctrl_c_keeps_the_best_checkpoint(tiny_store: Path, tmp_path: Path) -> N
     assert lines[-1].startswith("interrupted at step")
     Prism.from_run(tmp_path / "r")
     fit(RunConfig(), tmp_path / "r", resume=True, device="cpu", say=stop_soon(lines))
+
+
+def test_an_interrupt_leaves_no_trace_in_a_run_that_goes_on(
+    run: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its validation counts for nothing, were it the best, and were the state saved after the same step."""
+    step = Training.training_step
+
+    def interrupt(self: Training, batch: Batch, batch_idx: int) -> Tensor:
+        if self.global_step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    def flatter(observed: Any, predicted: Any) -> dict[str, float]:
+        nonlocal branches
+        branches += 1
+        return scores(observed, predicted) | ({"mse": 0.0} if branches > 2 else {})
+
+    branches = 0  # two a validation; the second validation is the interrupt's
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "training_step", interrupt)
+        patched.setattr("prism_model.train.scores", flatter)
+        settings = config(tiny_store, "train.save_steps=2")
+        fit(settings, tmp_path / "r", device="cpu", say=quiet)
+    assert torch.load(tmp_path / "r/checkpoints/resume.ckpt", weights_only=True)["global_step"] == 6
+    fit(RunConfig(), tmp_path / "r", resume=True, device="cpu", say=quiet)
+    whole, resumed = Prism.from_run(run).state_dict(), Prism.from_run(tmp_path / "r").state_dict()
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+    assert log_of(run) == log_of(tmp_path / "r")
 
 
 def stop_soon(lines: list[str]) -> Any:
