@@ -25,6 +25,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except GenostoreError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise click.ClickException(f"{error.filename}: {error.strerror}") from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package in ("", "genostore", "prism_model"):

@@ -154,6 +154,14 @@ class Data:
         values = np.nanmean(chosen.feature_values[chosen.gene, chosen.cell_type].astype(np.float64), axis=0)
         return dict(zip(windows.features, values.tolist(), strict=True))
 
+    def lacking_features(self, windows: Windows) -> dict[str, int]:
+        """How many samples have no value of a gene feature, of those that some lack; the model is given 0 for it."""
+        chosen = windows.selection
+        if chosen.feature_values is None:
+            return {}
+        counts = np.isnan(chosen.feature_values[chosen.gene, chosen.cell_type]).sum(axis=0)
+        return {name: int(n) for name, n in zip(windows.features, counts, strict=True) if n}
+
     def digest(self) -> dict[str, Any]:
         """Everything of the store that the run reads: nodes with their generations and source files' hashes.
 

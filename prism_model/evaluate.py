@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -76,6 +77,14 @@ def _evaluate(
     windows = predictor.data.windows(split)
     table = predictor(windows, averaging=other if averaging == "both" else None)
     first = predictor.place.first
+    wrong = table[~np.isfinite(table[[b for b in BRANCHES if b in table]]).all(axis=1)]
+    if first and len(wrong):
+        few = ", ".join(f"{row.gene} in {row.cell_type}" for row in wrong.head(5).itertuples())
+        warnings.warn(
+            f"{len(wrong):,} of {len(table):,} predictions are not finite, and so no score of their group is: {few}"
+            f"{', ...' if len(wrong) > 5 else ''}; look at their signals and features",
+            stacklevel=4,
+        )
     if baselines and first:
         for name, values in baseline_predictions(predictor.data, predictor.data.windows("train"), windows).items():
             table[name] = values

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         Length of the training, for the schedule.
     inputs
         What the model takes of a batch.
-    names
-        The samples of a training batch in words, for errors.
+    names, valid_names
+        The samples of a batch of training, and of validation, in words, for errors.
     """
 
     def __init__(
@@ -100,12 +101,13 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         steps: int,
         inputs: Callable[[Batch], Inputs],
         names: Callable[[Batch], list[str]],
+        valid_names: Callable[[Batch], list[str]] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.loss_config, self.train_config = loss, train
         self.steps = steps
-        self.inputs, self.names = inputs, names
+        self.inputs, self.names, self.valid_names = inputs, names, valid_names or names
         self.interrupted = False
         self._collected: list[tuple[Tensor, ...]] = []
 
@@ -157,9 +159,10 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         terms = prism_loss(self(batch), batch.target, c.alpha, c.beta, c.temperature)
         if not torch.isfinite(terms.total):
             shown = {name: term.item() for name, term in zip(TERMS, terms, strict=True) if term is not None}
+            names = self.names(batch)
             raise DivergedError(
-                f"the loss of step {self.global_step} is not finite ({shown}); the batch holds "
-                f"{', '.join(self.names(batch))}. Look for extreme values in these windows, or lower train.lr"
+                f"the loss of step {self.global_step} is not finite ({shown}); the batch holds {', '.join(names)}. "
+                f"{_look_for(self.inputs(batch), batch, names)}"
             )
         logged = {f"train/{name}": term for name, term in zip(TERMS, terms, strict=True) if term is not None}
         logged["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -167,9 +170,23 @@ class Training(pl.LightningModule):  # type: ignore[misc]
         return terms.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the predictions of a batch."""
+        """Collect the predictions of a batch.
+
+        Raises
+        ------
+        DivergedError
+            When one is not finite, with its sample.
+        """
         out = self(batch)
         columns = (batch.index, batch.target, out.original, out.adjusted)
+        wrong = ~torch.stack([c.isfinite() for c in columns[1:] if c is not None]).all(0)
+        if wrong.any():
+            names = self.valid_names(batch)
+            raise DivergedError(
+                f"predictions of the validation after step {self.global_step} are not finite: of "
+                f"{', '.join(names[i] for i in wrong.nonzero()[:, 0].tolist())}. "
+                f"{_look_for(self.inputs(batch), batch, names)}"
+            )
         self._collected.append(tuple(c.detach().cpu() for c in columns if c is not None))
 
     def on_validation_epoch_end(self) -> None:
@@ -278,13 +295,19 @@ def _fit(
     train_loader = data.loader(train, config.train.batch_size, shuffle=True, seed=config.seed, **options)
     valid_loader = data.loader(valid, config.train.batch_size, even=False, **options)
     steps = config.train.steps or (config.train.epochs or 1) * len(train_loader)
-    module = Training(made, config.loss, config.train, steps, data.inputs, lambda batch: data.names(batch, train))
+    module = Training(
+        made, config.loss, config.train, steps, data.inputs, *(partial(data.names, windows=w) for w in (train, valid))
+    )
     keep = Keep(out, f"valid/{config.select}_mse", config.train.patience, config.train.save_steps)
     say(
         f"{config.model.name}: {sum(p.numel() for p in made.parameters()):,} parameters; {len(train):,} samples to "
         f"train, {len(valid):,} to validate; signals {', '.join(data.channels) or 'none'}; "
         f"{len(data.features)} features; {steps:,} steps" + (f" of {at.world} processes" if at.world > 1 else "")
     )
+    for what, windows in (("train", train), ("validate", valid)):
+        lacking = [f"{n:,} of {name}" for name, n in data.lacking_features(windows).items()]
+        if lacking:
+            say(f"values missing among the samples to {what}, and taken for 0: {', '.join(lacking)}")
     if kind == "cpu":
         room.check(made, data.config.width, config.train.batch_size * at.local_world)
     state = out / runs.RESUME if resume and (out / runs.RESUME).is_file() else None
@@ -313,6 +336,20 @@ def _fit(
             runs.finish(out, trainer.global_step, keep.best_step, keep.best)
             write_card(out)
     return out
+
+
+def _look_for(inputs: Inputs, batch: Batch, names: list[str]) -> str:
+    """What to do about a result that is not finite."""
+    parts = {"signals": inputs[1], "features": inputs[2], "target": batch.target}
+    found = [
+        f"{what} of {names[i]}"
+        for what, tensor in parts.items()
+        if tensor is not None
+        for i in (~tensor.reshape(len(batch), -1).isfinite().all(1)).nonzero()[:, 0].tolist()
+    ]
+    if found:
+        return f"What goes in is not finite: {', '.join(found)}; leave these genes or tracks out, or mend their source"
+    return "What goes in is finite: look for extreme values in these windows, or lower train.lr"
 
 
 def _silent(line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 from click.testing import CliRunner, Result
 from torch import Tensor
 
@@ -267,7 +269,7 @@ def batches(n: int, spoil: int | None = None) -> InMemory:
     return InMemory(made)
 
 
-def in_memory(loader: InMemory, steps: int) -> Training:
+def in_memory(loader: InMemory, steps: int, valid: InMemory | None = None) -> Training:
     torch.manual_seed(0)
     model = Prism(PrismConfig(signal_size=2, feature_size=0, center_length=128, d_model=8, n_layer=1, d_state=2))
     train = TrainConfig(epochs=None, steps=steps)
@@ -279,7 +281,7 @@ def in_memory(loader: InMemory, steps: int) -> Training:
         lambda batch: (batch.sequence, batch.signal, batch.features),
         lambda batch: [f"gene{i}" for i in batch.gene.tolist()],
     )
-    make_trainer(train, steps, len(loader), False, []).fit(module, loader, batches(2))
+    make_trainer(train, steps, len(loader), False, []).fit(module, loader, valid or batches(2))
     return module
 
 
@@ -297,8 +299,40 @@ def test_the_lightning_module_trains_on_any_batches() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore:.*LeafSpec")
 def test_a_loss_that_is_not_finite_names_the_genes() -> None:
-    with pytest.raises(DivergedError, match=r"loss of step 2 is not finite.*gene8, gene9, gene10, gene11"):
+    loss = r"loss of step 2 is not finite.*gene8, gene9, gene10, gene11. What goes in is not finite: signals of gene9"
+    with pytest.raises(DivergedError, match=loss):
         in_memory(batches(4, spoil=2), 8)
+    extreme = batches(4)
+    extreme.batches[3].target[:] = 3e38
+    with pytest.raises(DivergedError, match=r"loss of step 3 .*What goes in is finite: look for extreme values"):
+        in_memory(extreme, 8)
+    with pytest.raises(DivergedError, match=r"validation after step 4 are not finite: of gene5\. .*signals of gene5"):
+        in_memory(batches(4), 8, batches(2, spoil=1))
+
+
+def test_missing_gene_features_are_told(tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "s.zarr")
+    zarr.open_array(tmp_path / "s.zarr/features/CDSLEN", mode="r+")[[0, 1, 3]] = np.nan
+    lines: list[str] = []
+    fit(config(tmp_path / "s.zarr", "train.epochs=1"), tmp_path / "r", device="cpu", say=lines.append)
+    # The fourth gene is not measured, the others in two cell types.
+    assert lines[1] == "values missing among the samples to train, and taken for 0: 4 of CDSLEN"
+    assert not any("to validate, and taken" in line for line in lines)
+
+
+def test_predictions_that_are_not_finite_are_named(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt.zarr"
+    shutil.copytree(tiny_store, spoilt)
+    array = zarr.open_array(spoilt / "features/CDSLEN", mode="r+")
+    array[32] = np.inf  # of the validation
+    array[44] = np.inf  # of the test
+    with pytest.raises(DivergedError, match=r"of G032 in A, G032 in B\. What goes in .*: features of G032 in A, "):
+        fit(config(spoilt, "train.epochs=1"), tmp_path / "r", device="cpu", say=quiet)
+    shutil.copytree(run, tmp_path / "copy")
+    settings = (tmp_path / "copy/config.yaml").read_text().replace(str(tiny_store), str(spoilt))
+    (tmp_path / "copy/config.yaml").write_text(settings)
+    with pytest.warns(UserWarning, match="2 of 24 predictions are not finite.*: G044 in A, G044 in B;"):
+        evaluate(tmp_path / "copy", "test", device="cpu", baselines=False)
 
 
 def test_evaluate(run: Path) -> None:
@@ -357,6 +391,9 @@ def test_commands(run: Path, tiny_store: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert done.output.startswith("Error: there is no gene 'gen5'")
     assert command("predict", out, "--out", tmp_path / "p.xlsx").exit_code == 1
+    done = command("predict", out, "--genes", f"@{tmp_path / 'none.txt'}")
+    assert done.output.endswith("none.txt: No such file or directory\n")
+    assert done.exit_code == 1
     assert command("train", tiny_store, "--out", out, *sets).exit_code == 1
     assert command("train", tiny_store, "--out", out, "--resume").exit_code == 2
 
@@ -418,8 +455,6 @@ def test_convert_keeps_off_runs_and_from_what_the_release_cannot_load(
 
 
 def test_a_store_without_a_signal_of_the_model(run: Path, tiny_store: Path, tmp_path: Path) -> None:
-    import shutil
-
     with pytest.raises(FormatError, match="not a genostore store"):
         Predictor(run, store=tmp_path / "none.zarr", device="cpu")
     lacking = tmp_path / "lacking.zarr"
