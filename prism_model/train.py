@@ -455,11 +455,15 @@ def fast_products(tf32: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's advertisements and its advice on workers and GPUs, which does not apply to our loaders."""
+    """Silence Lightning's advertisements and its advice on workers, GPUs and numbers of several processes.
+
+    It does not apply: our loaders have threads, and scores are of all processes' samples before they are logged.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*GPU available but not used.*", ".*LeafSpec.*"):
+        advice = ("does not have many workers", "GPU available but not used", "LeafSpec", "sync_dist=True")
+        for message in (f".*{part}.*" for part in advice):
             warnings.filterwarnings("ignore", message=message)
         for logger in loggers:
             logger.setLevel(logging.ERROR)

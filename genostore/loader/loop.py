@@ -241,7 +241,10 @@ class Loader(IterableDataset[Batch]):
         differing = [k for k in now if k not in ("epoch", "yielded") and now[k] != state.get(k)]
         if differing:
             what = ", ".join(f"{k} was {state.get(k)} and is {now[k]}" for k in differing)
-            raise QueryError(f"the loader's state is that of another order of samples: {what}")
+            raise QueryError(
+                f"the loader's state is that of another order of samples: {what}; "
+                "go on as it was begun, with the batch size, the seed and the number of processes of then"
+            )
         self.epoch, self.yielded, self._begun = state["epoch"], state["yielded"], False
         self._publish()
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from prism_model import Predictor, fit, make_config
+from prism_model.baselines import baseline_predictions
 from prism_model.metrics import scores
 from prism_model.weights import load_any
 
@@ -34,7 +35,7 @@ from prism_model.evaluate import evaluate
 out, *settings = sys.argv[1:]
 said = []
 fit(make_config("laptop", None, settings), out, device="cpu", say=said.append)
-evaluate(out, "valid", device="cpu", baselines=False)
+evaluate(out, "valid", device="cpu")
 print("said:", said, flush=True)
 """
 
@@ -53,6 +54,7 @@ def test_two_processes_are_one_with_the_double_batch(tiny_store: Path, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "sync_dist" not in done.stderr
     assert "8 steps of 2 processes" in done.stdout
     assert done.stdout.count("finished at step 8") == 1
     one = fit(make_config("laptop", None, [*settings, "train.batch_size=16"]), tmp_path / "one", device="cpu", say=len)
@@ -72,5 +74,9 @@ def test_two_processes_are_one_with_the_double_batch(tiny_store: Path, tmp_path:
     expected = predictor(predictor.data.windows("valid"))
     assert table["gene"].tolist() == expected["gene"].tolist()  # each once, in order
     np.testing.assert_allclose(table["original"], expected["original"], rtol=1e-5)
-    scored = json.loads((tmp_path / "two/metrics/valid.json").read_text())["scores"]["original"]["all"]
+    everything = json.loads((tmp_path / "two/metrics/valid.json").read_text())["scores"]
+    data = predictor.data
+    ridge = baseline_predictions(data, data.windows("train"), data.windows("valid"))["ridge"]
+    assert everything["ridge"]["all"] == pytest.approx(scores(expected["observed"], ridge), rel=1e-5)
+    scored = everything["original"]["all"]
     assert scored == pytest.approx(scores(expected["observed"], expected["original"]), rel=1e-5)
