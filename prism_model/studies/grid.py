@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -169,10 +170,23 @@ def _begin(threads: int, workers: int) -> None:
 
     from genostore.memory import keep_freed_memory
 
+    _end_with_parent()
     keep_freed_memory()
     room.share(workers)
     torch.set_num_threads(threads)
     numba.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the study is killed: it would wait for ever, and write to cells that the next one takes."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watches the study").start()
 
 
 def run_cell(study: Study, cell: Cell, out: Path, digest: str, device: str) -> float:

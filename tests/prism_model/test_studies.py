@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,6 +273,14 @@ def test_the_grids(tiny_store: Path) -> None:
     assert spelled([]) == "no signal"
 
 
+@pytest.mark.parametrize(("seeds", "message"), [("2,x", "whole numbers"), ("2,2", "repeat"), ("-1", "0 or more")])
+def test_seeds_that_are_none(tmp_path: Path, seeds: str, message: str) -> None:
+    for arguments in (["study", "length"], ["train"]):
+        done = CliRunner().invoke(main, [*arguments, "no.zarr", "--out", str(tmp_path / "o"), "--seeds", seeds])
+        assert done.exit_code == 2
+        assert message in done.output
+
+
 def test_a_study_from_the_command_resumes(tiny_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     arguments = ["study", "length", tiny_store, "--out", out, "--seeds", "2,22", *TINY]
@@ -297,6 +310,37 @@ def test_a_study_from_the_command_resumes(tiny_store: Path, tmp_path: Path) -> N
     other = command(*arguments, "--set", "train.lr=0.02")
     assert other.exit_code == 1
     assert "is of other settings than this study asks for" in other.output
+
+
+WORKER = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from prism_model.studies.grid import _begin
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(1, 1))
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_end_when_their_study_is_killed() -> None:
+    def alive(worker: int) -> bool:
+        try:
+            return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    with subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True) as study:
+        assert study.stdout is not None
+        worker = int(study.stdout.readline())
+        assert alive(worker)
+        study.kill()
+    until = time.monotonic() + 20
+    while alive(worker) and time.monotonic() < until:
+        time.sleep(0.05)
+    if alive(worker):
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail("the worker outlives its study")
 
 
 def test_what_does_not_fit_is_named_and_the_others_are_compared(run: Path, tiny_store: Path, tmp_path: Path) -> None:
