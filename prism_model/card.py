@@ -28,6 +28,7 @@ def write_card(run: str | Path) -> Path:
     digest = runs.read_digest(run)
     card = weights.read_card(weights.find(run)) if (run / weights.BEST / "model.safetensors").is_file() else None
     metrics = {path.stem: json.loads(path.read_text()) for path in sorted((run / "metrics").glob("*.json"))}
+    ended = runs.is_finished(run)
     parts = [
         f"# {run.resolve().name}",
         f"A model of kind `{config.model.name}` that predicts {config.data.expression} of "
@@ -36,7 +37,7 @@ def write_card(run: str | Path) -> Path:
         *_training(config, about, card),
         *_scores(metrics),
         "## Beware",
-        *[f"- {line}" for line in caveats(config, metrics)],
+        *[f"- {line}" for line in caveats(config, metrics, ended)],
         "## Use",
         f"```\nprism predict {run} --genes GENE1,GENE2 --out predictions.tsv\n```",
     ]
@@ -45,7 +46,7 @@ def write_card(run: str | Path) -> Path:
     return path
 
 
-def caveats(config: RunConfig, metrics: dict[str, Any]) -> list[str]:
+def caveats(config: RunConfig, metrics: dict[str, Any], ended: bool = True) -> list[str]:
     """What a reader of the scores must know."""
     cells, features = ", ".join(config.data.cell_types or ()), config.data.features or ()
     lines = [f"Trained on {cells} of one assembly; for any other cell type its scores say nothing."]
@@ -61,6 +62,8 @@ def caveats(config: RunConfig, metrics: dict[str, Any]) -> list[str]:
             f"Two branches: the original one, and the one adjusted over contexts. The checkpoint was picked by the "
             f"{config.select} branch; say which one a number is of."
         )
+    if not ended:
+        lines.append("Its training had not reached its end when this was written: `prism train --resume` goes on.")
     if "test" not in metrics:
         lines.append("Not evaluated on the test split.")
     lines.append(

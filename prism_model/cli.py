@@ -11,6 +11,7 @@ import click
 from genostore.errors import GenostoreError
 from genostore.memory import collect_rarely, keep_freed_memory
 from prism_model.idle import let_idle_threads_sleep
+from prism_model.options import Seeds, plain_warnings
 from prism_model.studies.commands import study
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -22,11 +23,12 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a subcommand."""
         try:
-            return super().invoke(ctx)
+            with plain_warnings():
+                return super().invoke(ctx)
         except GenostoreError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            if error.filename is None:
+            if not error.filename or not error.strerror:
                 raise
             raise click.ClickException(f"{error.filename}: {error.strerror}") from error
         except ModuleNotFoundError as error:
@@ -54,7 +56,7 @@ def main() -> None:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings in YAML, over the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, such as train.lr=0.001.")
 @click.option("--seed", type=int, help="Of initialisation and order.")
-@click.option("--seeds", help="Several, with commas between: a run each, in folders seed-N under --out.")
+@click.option("--seeds", type=Seeds(), help="Several, with commas between: a run each, in folders seed-N under --out.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out after its last finished epoch.")
 @DEVICE
 def train(
@@ -64,7 +66,7 @@ def train(
     file: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,
-    seeds: str | None,
+    seeds: tuple[int, ...] | None,
     resume: bool,
     device: str,
 ) -> None:
@@ -93,7 +95,7 @@ def train(
 
         if seed is not None:
             raise click.UsageError("give --seed or --seeds")
-        fit_seeds(config, out, _numbers(seeds), device=device, say=click.echo)
+        fit_seeds(config, out, seeds, device=device, say=click.echo)
         return
     fit(config, out, device=device, say=click.echo)
 
@@ -126,13 +128,6 @@ def evaluate(run: Path, split: str, baselines: bool, device: str) -> None:
         click.echo(f"written: {metrics}, {run / 'predictions' / f'{split}.parquet'}")
 
 
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.UsageError(f"--seeds are whole numbers with commas between, not {text!r}") from None
-
-
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--genes", help="Ids or names with commas between, or @FILE with one a line; all when left out.")
@@ -159,6 +154,7 @@ def predict(
     """Predict expression with the best model of RUN: of genes or regions of a store, or of regions of own files."""
     from contextlib import ExitStack
 
+    from genostore.bed import read_bed
     from prism_model import files, runs
     from prism_model.predict import Predictor, write_table
 
@@ -174,14 +170,16 @@ def predict(
     elif genes is not None:
         names = [name.strip() for name in genes.split(",") if name.strip()]
     cells = [c.strip() for c in cell_types.split(",")] if cell_types else None
+    wanted = None if regions is None else read_bed(regions)
     with ExitStack() as stack:
         if fasta is not None:
             signals, maps = files.parse_files(tracks, "--track"), files.parse_files(contacts, "--contacts")
-            size = runs.read_config(run).data.contact_bin_size
+            config = runs.read_config(run).data
             cells = cells or list(dict.fromkeys(cell for cell, _ in (*signals, *maps))) or None
-            store = str(stack.enter_context(files.temporary_store(fasta, signals, maps, size)))
+            files.check_given(config, cells, signals, maps)
+            store = str(stack.enter_context(files.temporary_store(fasta, signals, maps, config.contact_bin_size)))
         predictor = Predictor(run, store=store, cell_types=cells, device=device)
-        table = predictor(predictor.genes(names) if regions is None else predictor.regions(regions))
+        table = predictor(predictor.genes(names) if wanted is None else predictor.regions(wanted))
     if out is None:
         table.to_csv(sys.stdout, sep="\t", index=False, float_format="%.6g")
     else:
@@ -270,7 +268,7 @@ def report(run: Path, out: Path, split: str, gene: str | None, commands: tuple[s
 @click.argument("target", metavar="GENE|REGION")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the picture and the tracks.")
 @click.option("--store", help="Another store than the one trained on.")
-@click.option("--cell-type", help="The run's first when left out.")
+@click.option("--cell-type", help="The run's first when left out; one it has not seen is warned of.")
 @click.option("--branch", type=click.Choice(["original", "adjusted"]), default="original", show_default=True)
 @click.option("--steps", type=click.IntRange(2), default=64, show_default=True, help="Of the integrated gradients.")
 @click.option("--mutate", default="200", show_default=True, help="Region to mutate, or bases about the TSS; 0 = none.")
@@ -289,11 +287,15 @@ def explain(
     device: str,
 ) -> None:
     """Attribute the prediction for a GENE or REGION to bases, signals and features, and mutate a part of it."""
+    from prism_model import runs
     from prism_model.explain import explain as explained
     from prism_model.explain_files import write_explanation
     from prism_model.predict import Predictor
 
-    predictor = Predictor(run, store=store, device=device)
+    # A cell type of the run is shown beside the others; one that the model has not seen stands alone, with a warning.
+    seen = runs.read_config(run).data.cell_types or ()
+    cells = [cell_type] if cell_type is not None and cell_type not in seen else None
+    predictor = Predictor(run, store=store, cell_types=cells, device=device)
     found = explained(predictor, target, cell_type=cell_type, branch=branch, steps=steps, mutate=mutate)
     write_explanation(found, out, predictor.data.store.contigs, ["bigwig", "bedgraph"] if form == "both" else [form])
     click.echo(

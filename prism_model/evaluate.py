@@ -71,7 +71,7 @@ def _evaluate(
     predictor = Predictor(run, device=device, model=model)
     digest = predictor.data.digest()["sha256"]
     if digest != runs.read_digest(run)["sha256"]:
-        warnings.warn(f"{predictor.data.store.path} has changed since {run.name} was trained on it", stacklevel=4)
+        warnings.warn(f"{predictor.data.store.path} has changed since {run.name} was trained on it", stacklevel=3)
     own: Averaging | None = getattr(predictor.config.model, "averaging", None)
     other: Averaging = "hidden" if own == "prediction" else "prediction"
     windows = predictor.data.windows(split)

@@ -150,7 +150,8 @@ def explain(
         windows.store, windows.query, replace(windows.selection, gene=row, cell_type=row + cell), windows.reader
     )
     batch = next(iter(data.loader(sample, 1, device=predictor.device)))
-    reference = Reference.of(data, data.windows("train"))
+    training = predictor.training_data
+    reference = Reference.of(training, training.windows("train"))
     inputs = _inputs(predictor, batch, reference)
     predictor.model.eval()
     found = integrated_gradients(predictor.model, inputs, reference.like(inputs), branch=branch, steps=steps)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import yaml
 
-from genostore.errors import QueryError
+from genostore.errors import CatalogueError, NotFoundError, QueryError
+from prism_model.config import DataConfig
+from prism_model.needs import absent_signals, named, taken
 
 
 def parse_files(pairs: tuple[str, ...], option: str) -> dict[tuple[str, str], str]:
@@ -31,6 +34,31 @@ def parse_files(pairs: tuple[str, ...], option: str) -> dict[tuple[str, str], st
             raise QueryError(f"{option} {pair!r} is not CELL:ASSAY=FILE, such as K562:DNase=open.bw")
         files[cell, assay] = file
     return files
+
+
+def check_given(
+    config: DataConfig,
+    cell_types: Sequence[str] | None,
+    tracks: Mapping[tuple[str, str], str],
+    contacts: Mapping[tuple[str, str], str],
+) -> None:
+    """Check that files give all signals that a model takes, before the time that it takes to read them.
+
+    Raises
+    ------
+    genostore.errors.NotFoundError
+        Naming the options that are missing.
+    """
+    nodes = [f"tracks/{cell}/{assay}" for cell, assay in tracks]
+    nodes += [f"contacts/{cell}/{assay}/{config.contact_bin_size}" for cell, assay in contacts]
+    absent = absent_signals(config, cell_types or config.cell_types or (), nodes)
+    if absent:
+        cell, assay = absent[0]
+        option = "--contacts" if assay == config.contacts else "--track"
+        raise NotFoundError(
+            f"the model takes the signals {taken(config)}, and there is no file of {named(absent)}; give "
+            f"{option} {cell}:{assay}=FILE"
+        )
 
 
 @contextmanager
@@ -72,7 +100,7 @@ def temporary_store(
 
     catalogue: dict[str, Any] = {
         "version": 1,
-        "assembly": {"name": "own", "fasta": _source(fasta)},
+        "assembly": {"name": Path(fasta).name, "fasta": _source(fasta)},
         "tracks": entries(tracks),
         "contacts": entries(contacts, bin_size=bin_size),
     }
@@ -81,7 +109,10 @@ def temporary_store(
         path.write_text(yaml.safe_dump({key: value for key, value in catalogue.items() if value}, sort_keys=False))
         options = {"workers": 1, "scheduler": None, "dry_run": False, "overwrite": False}
         with redirect_stdout(sys.stderr):  # what is on standard output is predictions
-            commands[0].load().callback(catalog=path, store=store, **options)
+            try:
+                commands[0].load().callback(catalog=path, store=store, **options)
+            except CatalogueError as error:  # nobody has seen the catalogue that it speaks of
+                raise CatalogueError(re.sub(r"(?m)^(\s*)catalog\.yaml:\d+: ", r"\1", str(error))) from error
         yield store
 
 

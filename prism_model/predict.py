@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 import genostore
-from genostore.errors import QueryError
+from genostore.errors import NotFoundError, QueryError
 from prism_model import distributed, room, runs
 from prism_model.adjustment import Averaging
 from prism_model.config import RunConfig
 from prism_model.data import Data
 from prism_model.models.own import run_model
+from prism_model.needs import absent_signals, named, taken
 from prism_model.weights import load_any
 
 if TYPE_CHECKING:
@@ -71,15 +72,40 @@ class Predictor:
         if store is not None:
             query["store"] = str(store)
         opened = genostore.open(query["store"])
+        absent = absent_signals(self.config.data, asked, opened.entries)
+        if absent:
+            raise NotFoundError(
+                f"the model of {run} takes the signals {taken(self.config.data)}, and {opened.path} lacks "
+                f"{named(absent)}; it has cell types {', '.join(opened.cell_types) or 'none'} and assays "
+                f"{', '.join(opened.assays) or 'none'}. `genostore add STORE FILE --cell-type {absent[0][0]} --assay "
+                f"{absent[0][1]}` adds one"
+            )
         measured = self.config.data.expression in set(opened.expression["assay"])
         self.data = Data(type(self.config.data)(**query), opened, labels=measured and bool(opened.splits))
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.place = distributed.current()
         self.device = self.place.device(kind)
         self.model = load_any(run, scan=self.config.scan, model=model).to(self.device)
-        wanted, given = self.config.model.signal_size, len(self.data.channels)
-        if wanted != given:
-            raise QueryError(f"the model takes {wanted} signals, and the store gives {', '.join(self.data.channels)}")
+        config: Any = self.model.config  # the checkpoint's own, which may have come from another run
+        wanted, given = config.signal_size, self.data.channels
+        if wanted != len(given):
+            raise QueryError(
+                f"the checkpoint of {run} was made for {wanted} signals, and the run reads {len(given)} "
+                f"({', '.join(given) or 'none'}): is it of another run?"
+            )
+
+    @property
+    def training_data(self) -> Data:
+        """What the model was trained on, whatever store and cell types are predicted for.
+
+        Raises
+        ------
+        genostore.errors.FormatError
+            When that store is no longer there.
+        """
+        asked, trained = self.data.config, self.config.data
+        same = asked.store == str(genostore.open(trained.store).path) and asked.cell_types == trained.cell_types
+        return self.data if same and self.data.labels else Data(trained)
 
     def genes(self, genes: Sequence[str] | None = None, split: str | None = None) -> Windows:
         """Windows of some genes or a split, whether or not their expression was measured."""

@@ -70,6 +70,11 @@ def read_config(folder: str | Path) -> RunConfig:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
+        if Path(folder).is_file() or (Path(folder) / "model.safetensors").is_file():
+            raise NotFoundError(
+                f"{folder} holds weights alone, and which store and signals they take is not known; of a checkpoint "
+                f"of the official release `prism convert CHECKPOINT --out RUN --store STORE` makes a run"
+            )
         raise NotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}; `prism train` makes one")
     return from_plain(RunConfig, read_yaml(path))
 

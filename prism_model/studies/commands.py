@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from prism_model.options import Seeds
+
 SIZES = ("quick", "laptop", "paper")
 
 
@@ -17,7 +19,7 @@ def options(command: Any) -> Any:
     for option in (
         click.argument("store"),
         click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; gone on with if there."),
-        click.option("--seeds", default="2,22,222", show_default=True, help="With commas between; a run each."),
+        click.option("--seeds", type=Seeds(), default="2,22,222", show_default=True, help="A run each."),
         click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."),
         click.option("--size", type=click.Choice(SIZES), default="laptop", show_default=True, help="Of runs and grid."),
         click.option("--quick", is_flag=True, help="Short for --size quick: to see that it runs."),
@@ -88,12 +90,11 @@ def _run(kind: Any, **given: Any) -> None:
     from prism_model.studies.run import run_study
 
     size = "quick" if given["quick"] else given["size"]
-    seeds = tuple(int(seed) for seed in given["seeds"].split(","))
     store = given["store"]
     base = base_config(store if "://" in store else str(Path(store).resolve()), size, given["overrides"])
     base, data = resolved(base)
     plain = merge(kind.sizes.get(size, {}), parse_overrides(given["design"]))
-    made = kind(from_plain(kind.design_type, plain), base, seeds, *given.get("more", ()))
+    made = kind(from_plain(kind.design_type, plain), base, given["seeds"], *given.get("more", ()))
     command = shlex.join(["prism", *sys.argv[1:]])
     page = run_study(
         made,

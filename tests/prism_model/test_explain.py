@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,21 @@ def test_regions(run: Path) -> None:
         explain(Predictor(run, device="cpu"), "chr2:1,000-1,100", steps=8, mutate="chr2:900-950")
     with pytest.raises(QueryError, match="no cell type 'C', only A, B"):
         explain(Predictor(run, device="cpu"), "G004", cell_type="C")
+
+
+def test_what_is_explained_is_compared_with_the_training_samples(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "s.zarr"
+    shutil.copytree(tiny_store, other)
+    shutil.rmtree(other / "expression")  # none to train on any more
+    (other / "index.json").unlink()
+    here = explain(Predictor(run, device="cpu"), "G005", cell_type="B", steps=4, mutate=0)
+    there = explain(Predictor(run, store=other, cell_types=["B"], device="cpu"), "G005", steps=4, mutate=0)
+    assert there.cell_type == "B"
+    assert there.reference == pytest.approx(here.reference, rel=1e-6)
+    np.testing.assert_allclose(there.signals["DNase"], here.signals["DNase"], rtol=1e-4, atol=1e-7)
+    with pytest.warns(UserWarning, match="has never seen C"):
+        done = CliRunner().invoke(main, ["explain", str(run), "G005", "--cell-type", "C", "--out", str(tmp_path / "e")])
+    assert "lacks C/H3K27ac" in done.output
 
 
 def test_files_that_a_browser_opens(run: Path, tiny_store: Path, tmp_path: Path) -> None:

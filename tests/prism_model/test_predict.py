@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from click.testing import CliRunner, Result
 
 import genostore
 import ingest
-from genostore.errors import CatalogueError, QueryError
-from prism_model import Predictor, files, fit, make_config
+from genostore.errors import CatalogueError, NotFoundError, QueryError
+from prism_model import Predictor, cli, files, fit, make_config
+from prism_model.card import write_card
 from prism_model.cli import main
 from prism_model.evaluate import evaluate
+from prism_model.options import plain_warnings
 from prism_model.room import RoomError
 
 SETTINGS = ["data.width=256", "train.epochs=1", "train.loggers=[]"]
@@ -83,13 +86,56 @@ def test_own_files_give_what_their_store_gives(run: Path, bed: Path, tiny_store:
     np.testing.assert_allclose(got["original"], expected["original"], rtol=1e-4)
     done = command("predict", small, "--fasta", tmp_path / "g.fa", *tracks[:2], "--regions", bed)
     assert done.exit_code == 1
-    assert "has no assay 'DNase'" in done.output
-    with pytest.raises(CatalogueError, match="no such file"), files.temporary_store("no.fa", {}, {}):
+    assert "the model takes the signals H3K27ac, DNase, and there is no file of A/DNase; give --track" in done.output
+    assert "written" not in done.output  # it was told before anything was read
+    with pytest.raises(CatalogueError, match=r"^assembly\.fasta: no such file"), files.temporary_store("no.fa", {}, {}):
         pass
     with pytest.raises(QueryError, match="is not CELL:ASSAY=FILE"):
         files.parse_files(("DNase=a.bw",), "--track")
     for wrong in (["--genes", "a", "--regions", bed], ["--track", "A:B=c"], ["--fasta", "g.fa"]):
         assert command("predict", small, *wrong).exit_code == 2
+
+
+def test_a_store_without_a_signal_is_refused_with_what_it_lacks(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_store, tmp_path / "s.zarr")
+    shutil.rmtree(tmp_path / "s.zarr/tracks/B/DNase")
+    (tmp_path / "s.zarr/index.json").unlink()
+    with pytest.raises(NotFoundError, match=r"takes the signals .*hic in bins of .* lacks B/DNase; it has"):
+        Predictor(run, store=tmp_path / "s.zarr", device="cpu")
+    assert Predictor(run, store=tmp_path / "s.zarr", cell_types=["A"], device="cpu").data.channels[1] == "DNase"
+    with (
+        pytest.warns(UserWarning, match="never seen C"),
+        pytest.raises(NotFoundError, match="lacks C/H3K27ac"),
+    ):
+        Predictor(run, cell_types=["C"], device="cpu")
+
+
+def test_weights_that_are_no_run_or_of_another(run: Path, tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"holds weights alone.*prism convert CHECKPOINT"):
+        Predictor(run / "checkpoints/best", device="cpu")
+    settings = [f"data.store={tiny_store}", *SETTINGS, *CNN, "data.contacts=null"]
+    other = fit(make_config("laptop", None, settings), tmp_path / "r", device="cpu", say=len)
+    for file in (run / "checkpoints/best").iterdir():
+        shutil.copy(file, other / "checkpoints/best" / file.name)
+    with pytest.raises(QueryError, match=r"was made for 3 signals, and the run reads 2 \(H3K27ac, DNase\)"):
+        Predictor(other, device="cpu")
+
+
+def test_the_command_says_what_is_wrong_in_a_line(run: Path, tmp_path: Path) -> None:
+    for arguments, message in (
+        (["--genes", f"@{tmp_path / 'none'}"], "none: No such file or directory"),
+        (["--regions", tmp_path / "none.bed"], "there is no file"),
+        (["--genes", "G001", "--cell-types", "A,A"], "named more than once"),
+    ):
+        done = command("predict", run, *arguments)
+        assert done.exit_code == 1
+        assert message in done.output
+        assert done.output.startswith("Error: ")
+    before = warnings.formatwarning
+    with plain_warnings():
+        assert warnings.formatwarning("seen never", UserWarning, cli.__file__, 1) == "Warning: seen never\n"
+        assert "UserWarning" in warnings.formatwarning("of another", UserWarning, pd.__file__, 1)
+    assert warnings.formatwarning is before
 
 
 def test_a_store_without_labels_is_predicted_on(run: Path, tiny_store: Path, tmp_path: Path) -> None:
@@ -107,6 +153,7 @@ def test_a_store_without_labels_is_predicted_on(run: Path, tiny_store: Path, tmp
 def test_the_card_says_what_the_run_is(run: Path) -> None:
     before = (run / "README.md").read_text()
     assert "Not evaluated on the test split." in before
+    assert "had not reached its end" not in before
     assert "| `tracks/A/DNase` | A.DNase.bw |" in before
     result = evaluate(run, "test", device="cpu", baselines=False)
     card = (run / "README.md").read_text()
@@ -115,6 +162,9 @@ def test_the_card_says_what_the_run_is(run: Path) -> None:
     assert json.loads((run / "data.json").read_text())["sha256"][:16] in card
     assert "may confound it" in card
     assert "a model of kind `cnn`" in card.lower()
+    (run / "finished.json").rename(run / "f.json")
+    assert "had not reached its end" in write_card(run).read_text()
+    (run / "f.json").rename(run / "finished.json")
 
 
 def test_too_long_a_window_is_refused_before_the_first_step(run: Path, tiny_store: Path, tmp_path: Path) -> None:
