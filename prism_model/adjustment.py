@@ -15,13 +15,26 @@ Averaging = Literal["hidden", "prediction"]
 Branches = Literal["both", "original", "adjusted"]
 
 
-def weighted_copies(sequence: Tensor, signals: Tensor, contexts: Tensor | None, branches: Branches = "both") -> Tensor:
-    """Lay the copies of a batch one after the other.
+def embedded_copies(
+    sequence: Tensor,
+    signals: Tensor,
+    sequence_in: nn.Linear,
+    signal_in: nn.Linear,
+    contexts: Tensor | None,
+    branches: Branches = "both",
+) -> Tensor:
+    """Embed a batch and lay its copies one after the other.
+
+    A copy is ``sequence_in(sequence) + weights * signal_in(signals)`` with the same weights at all positions. So these
+    go into the matrices: a copy is one product of bases, signals and a one, and no tensor of embeddings is written,
+    nor one of their gradients.
 
     Parameters
     ----------
     sequence, signals
-        Embeddings, ``(B, L, d)``.
+        ``(B, L, 4)`` and ``(B, L, S)``.
+    sequence_in, signal_in
+        What embeds them in ``d`` numbers.
     contexts
         ``(B, d, n)``; None = the original alone.
     branches
@@ -32,11 +45,15 @@ def weighted_copies(sequence: Tensor, signals: Tensor, contexts: Tensor | None, 
     Tensor
         ``(copies * B, L, d)``: all of copy 0 (unless ``branches`` is ``"adjusted"``), then of copy 1, ...
     """
-    weights = torch.ones_like(signals[None, :, 0])
+    batch, bases = len(sequence), sequence_in.weight.t()
+    weights = bases.new_ones(1, batch, 1, bases.shape[1])  # (copies, B, 1, d)
     if contexts is not None and branches != "original":
-        others = contexts.to(signals).movedim(-1, 0)  # (n, B, d)
+        others = contexts.to(weights).movedim(-1, 0)[:, :, None]
         weights = others if branches == "adjusted" else torch.cat([weights, others])
-    return torch.addcmul(sequence, signals, weights[:, :, None]).flatten(0, 1)
+    bases = bases.expand(*weights.shape[:2], *bases.shape)
+    matrices = torch.cat([bases, weights * signal_in.weight.t(), sequence_in.bias + weights * signal_in.bias], dim=2)
+    seen = torch.cat([sequence, signals, sequence.new_ones(*sequence.shape[:2], 1)], dim=-1)
+    return torch.matmul(seen, matrices).flatten(0, 1)
 
 
 def adjusted_prediction(head: nn.Module, pooled: Tensor, features: Tensor | None, averaging: Averaging) -> Tensor:

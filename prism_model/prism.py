@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Self
 from torch import Tensor, nn
 
 from genostore.errors import NotFoundError, QueryError
-from prism_model.adjustment import Averaging, Branches, adjusted_prediction, predict, weighted_copies
+from prism_model.adjustment import Averaging, Branches, adjusted_prediction, embedded_copies, predict
 from prism_model.backbone import Backbone
 from prism_model.confounder import ConfounderEncoder
 from prism_model.models.base import ModelConfig
@@ -171,14 +171,13 @@ class Prism(nn.Module):
         """
         c = self.config
         self._check(sequence, signals, features, branches)
-        embedded = self.sequence_in(sequence)  # (B, L, d)
         contexts = None
         if signals is None or self.signal_in is None:
-            stacked = embedded
+            stacked = self.sequence_in(sequence)
         else:
             if self.encoder is not None and branches != "original":
                 contexts = self.encoder(signals if len(self.seen) == c.signal_size else signals[..., self.seen])
-            stacked = weighted_copies(embedded, self.signal_in(signals), contexts, branches)
+            stacked = embedded_copies(sequence, signals, self.sequence_in, self.signal_in, contexts, branches)
         start = (sequence.shape[1] - c.center_length) // 2
         hidden = self.backbone(stacked)[:, start : start + c.center_length]
         # A sum rather than a mean: its gradient is the same at every position and need not be written out.
