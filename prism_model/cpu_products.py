@@ -25,6 +25,9 @@ NARROW = 16
 """Columns of the narrowest tile."""
 WIDE = 64 if binding.get_host_cpu_features().get("avx512f") else 16
 """Columns of a tile: with ``ROWS`` rows it fills half of the vector registers."""
+MIDDLE = 48 if WIDE > 48 else NARROW
+"""Columns of a tile where there is no room for a wide one. Narrow tiles reach half the rate: they have too few sums to
+wait for."""
 ROWS = 4
 """Rows of a tile."""
 AT_ONCE = 96
@@ -36,16 +39,17 @@ _OPTIONS = {"nogil": True, "cache": True, "fastmath": True, "error_model": "nump
 def _tile(rows: int, columns: int) -> Any:
     """A tile of a product, summed in registers.
 
-    ``out[r, c] = sum over k of a[r * a_row + k * a_step] * b[k * b_step + c]``, added to what is there if ``add``;
+    ``out[r, c] = sum over k of a[r * a_row + k * a_step] * b[k * columns + c]``, added to what is there if ``add``;
     all from flat offsets on. ``out`` has rows of ``width``.
     """
-    floats = ir.VectorType(ir.FloatType(), columns)
-    undefined, zeros = ir.Constant(floats, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), columns), None)
+    floats = ir.VectorType(ir.FloatType(), NARROW)
+    undefined, zeros = ir.Constant(floats, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), NARROW), None)
+    parts = range(columns // NARROW)  # of a row: a vector whose length is no power of two would not stay in registers
 
     @intrinsic
-    def tile(typingctx, a, a_at, a_row, a_step, b, b_at, b_step, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
+    def tile(typingctx, a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
         def make(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            a, a_at, a_row, a_step, b, b_at, b_step, depth, add, out, out_at, width = args
+            a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width = args
 
             def pointer(which, array, *offsets):  # type: ignore[no-untyped-def]
                 data = context.make_array(signature.args[which])(context, builder, array).data
@@ -56,45 +60,73 @@ def _tile(rows: int, columns: int) -> Any:
             def times(number, r):  # type: ignore[no-untyped-def]
                 return builder.mul(number, ir.Constant(number.type, r))
 
-            def row(r):  # type: ignore[no-untyped-def]
-                return builder.bitcast(pointer(9, out, out_at, times(width, r)), floats.as_pointer())
+            def vectors(pointer):  # type: ignore[no-untyped-def]
+                pointer = builder.bitcast(pointer, floats.as_pointer())
+                return [builder.gep(pointer, [ir.Constant(ir.IntType(64), part)]) for part in parts]
 
-            def grow(total, value):  # type: ignore[no-untyped-def]
-                builder.store(builder.fadd(builder.load(total), value, flags=("fast",)), total)
-
-            totals = [cgutils.alloca_once(builder, floats) for _ in range(rows)]
-            for total in totals:
+            there = [vectors(pointer(8, out, out_at, times(width, r))) for r in range(rows)]
+            totals = [[cgutils.alloca_once(builder, floats) for _ in parts] for _ in range(rows)]
+            pairs = [pair for row in zip(totals, there, strict=True) for pair in zip(*row, strict=True)]
+            for total, _ in pairs:
                 builder.store(ir.Constant(floats, None), total)
+            # Before the loop, not after it: the processor waits for what is there beside its work on the tile before.
+            with builder.if_then(add):
+                for total, place in pairs:
+                    builder.store(builder.load(place, align=4), total)
             starts = [pointer(0, a, a_at, times(a_row, r)) for r in range(rows)]
             with cgutils.for_range(builder, depth, intp=depth.type) as loop:
-                vector = pointer(4, b, b_at, builder.mul(loop.index, b_step))
-                vector = builder.load(builder.bitcast(vector, floats.as_pointer()), align=4)
+                vector = [builder.load(v, align=4) for v in vectors(pointer(4, b, b_at, times(loop.index, columns)))]
                 step = builder.mul(loop.index, a_step)
-                for start, total in zip(starts, totals, strict=True):
+                for start, row in zip(starts, totals, strict=True):
                     one = builder.load(builder.gep(start, [step]))
                     one = builder.insert_element(undefined, one, ir.Constant(ir.IntType(32), 0))
-                    grow(total, builder.fmul(builder.shuffle_vector(one, undefined, zeros), vector, flags=("fast",)))
-            with builder.if_then(add):
-                for r, total in enumerate(totals):
-                    grow(total, builder.load(row(r), align=4))
-            for r, total in enumerate(totals):
-                builder.store(builder.load(total), row(r), align=4)
+                    one = builder.shuffle_vector(one, undefined, zeros)
+                    for total, part in zip(row, vector, strict=True):
+                        product = builder.fmul(one, part, flags=("fast",))
+                        builder.store(builder.fadd(builder.load(total), product, flags=("fast",)), total)
+            for total, place in pairs:
+                builder.store(builder.load(total), place, align=4)
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(a, n, n, n, b, n, n, n, types.boolean, out, n, n), make
+        return types.void(a, n, n, n, b, n, n, types.boolean, out, n, n), make
 
     return tile
 
 
 _wide, _wide_row = _tile(ROWS, WIDE), _tile(1, WIDE)
+_middle, _middle_row = _tile(ROWS, MIDDLE), _tile(1, MIDDLE)
 _narrow, _narrow_row = _tile(ROWS, NARROW), _tile(1, NARROW)
 
 
 @njit(inline="always", **_OPTIONS)
 def _columns_at(c, columns):  # type: ignore[no-untyped-def]
     """How many columns the tiles have that start at one."""
-    return WIDE if c + WIDE <= columns else NARROW
+    if c + WIDE <= columns:
+        return WIDE
+    return MIDDLE if c + MIDDLE <= columns else NARROW
+
+
+@njit(**_OPTIONS)
+def _tiles(n, a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
+    """A tile of ``n`` columns."""
+    if n == WIDE:
+        _wide(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
+    elif n == MIDDLE:
+        _middle(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
+    else:
+        _narrow(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
+
+
+@njit(**_OPTIONS)
+def _tiles_row(n, a, a_at, a_step, b, b_at, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
+    """A tile's first row."""
+    if n == WIDE:
+        _wide_row(a, a_at, 0, a_step, b, b_at, depth, add, out, out_at, width)
+    elif n == MIDDLE:
+        _middle_row(a, a_at, 0, a_step, b, b_at, depth, add, out, out_at, width)
+    else:
+        _narrow_row(a, a_at, 0, a_step, b, b_at, depth, add, out, out_at, width)
 
 
 @njit(**_OPTIONS)
@@ -132,16 +164,10 @@ def product(x, weight, transposed, add, out, tasks):  # type: ignore[no-untyped-
                 while i < last:
                     at = i * columns + c
                     if i + ROWS <= last:
-                        if n == WIDE:
-                            _wide(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
-                        else:
-                            _narrow(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
+                        _tiles(n, x, i * depth, depth, 1, panels, c * depth, depth, add, out, at, columns)
                         i += ROWS
                     else:
-                        if n == WIDE:
-                            _wide_row(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
-                        else:
-                            _narrow_row(x, i * depth, depth, 1, panels, c * depth, n, depth, add, out, at, columns)
+                        _tiles_row(n, x, i * depth, 1, panels, c * depth, depth, add, out, at, columns)
                         i += 1
                 c += n
 
@@ -153,17 +179,18 @@ def gram(a, b, out, tasks):  # type: ignore[no-untyped-def]
     ``tasks`` has rows ``(sample, first, last)``, of columns of ``a``.
     """
     (length, width), columns = a.shape[1:], b.shape[2]
+    panel = np.empty(AT_ONCE * WIDE, np.float32)  # rows of b would share a few sets of the cache: copied, they do not
     for task in range(tasks.shape[0]):
-        sample = tasks[task, 0]
+        sample, first, last = tasks[task]
         for start in range(0, length, AT_ONCE):
-            depth, add, row = min(AT_ONCE, length - start), start > 0, sample * length + start
+            depth, add = min(AT_ONCE, length - start), start > 0
             c = 0
             while c < columns:
                 n = _columns_at(c, columns)
-                for m in range(tasks[task, 1], tasks[task, 2], ROWS):
-                    to, x, y = (sample * width + m) * columns + c, row * width + m, row * columns + c
-                    if n == WIDE:
-                        _wide(a, x, 1, width, b, y, columns, depth, add, out, to, columns)
-                    else:
-                        _narrow(a, x, 1, width, b, y, columns, depth, add, out, to, columns)
+                for k in range(depth):
+                    for j in range(n):
+                        panel[k * n + j] = b[sample, start + k, c + j]
+                for m in range(first, last, ROWS):
+                    x, to = (sample * length + start) * width + m, (sample * width + m) * columns + c
+                    _tiles(n, a, x, 1, width, panel, 0, depth, add, out, to, columns)
                 c += n
