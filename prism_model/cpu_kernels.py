@@ -27,10 +27,12 @@ from prism_model.cpu_vectors import (
     f32,
     load,
     load_spread,
+    prefetch,
     sigmoid,
     softplus_of,
     splat,
     store,
+    sums_of,
     total_of,
 )
 
@@ -126,6 +128,12 @@ def scan_forward(  # type: ignore[no-untyped-def]
                     if kept_chunks > 0:
                         kept = ((b * kept_chunks + chunk) * channels + first) * n_states
                         store(states, kept + own, v)
+                    if chunk + 1 < n_chunks:
+                        next_row, _, next_size = _chunk(chunk + 1, b, length, reverse)
+                        for k in range(n, next_size, n_states):
+                            i = (next_row + k * way) * channels + c
+                            prefetch(u, i)
+                            prefetch(out, i)
                     at = row * width + rank + n
                     store(h, own, _along(v, a, step_at, fed_at, y_at, here, mixed, at, n_states, way * width, size))
             for k in range(size):
@@ -189,7 +197,8 @@ def scan_backward(  # type: ignore[no-untyped-def]
     n_states, rank, width = A.shape[0], weight.shape[0], mixed.shape[2]
     n_chunks = states.shape[1]
     h_at, decay_at = buffer((CHUNK + 1) * LANES), buffer(CHUNK * LANES)  # of one entry of the state
-    shared = buffer(2 * n_states * CHUNK * FOLD)  # gradients of B and C
+    n_columns = rank + 2 * n_states
+    shared, sums = buffer(n_columns * CHUNK * FOLD), buffer(n_columns * CHUNK)  # gradients of what channels share
     for task in range(tasks.shape[0]):
         b, first, last, block = tasks[task, 0], tasks[task, 1], tasks[task, 2], tasks[task, 3]
         room = (last - first) * CHUNK
@@ -214,31 +223,39 @@ def scan_backward(  # type: ignore[no-untyped-def]
                 here = (c - first) * CHUNK
                 for n in range(n_states):
                     own, to = (c - first) * n_states + n * LANES, (b * n_states + n) * channels + c
+                    if chunk > 0:
+                        next_row, _, next_size = _chunk(chunk - 1, b, length, reverse)
+                        prefetch(states, ((b * n_chunks + chunk - 1) * channels + first) * n_states + own)
+                        for k in range(n, next_size, n_states):
+                            i = (next_row + k * way) * channels + c
+                            prefetch(u, i)
+                            prefetch(grad, i)
+                            prefetch(du, i)
                     a = load(A, n * channels + c) * LOG2E
                     h = load(states, ((b * n_chunks + chunk) * channels + first) * n_states + own)
                     at = row * width + rank + n
                     _again(h, a, step_at, fed_at, here, mixed, at, way * width, size, decay_at, h_at)
                     g, da = _back(
                         load(carry, own), a, step_at, fed_at, dy_at, dstep_at, dfed_at, here, mixed, at,
-                        n_states, way * width, size, decay_at, h_at, shared, n * CHUNK * FOLD,
-                        (n_states + n) * CHUNK * FOLD,
+                        n_states, way * width, size, decay_at, h_at, shared, (rank + n) * CHUNK * FOLD,
+                        (rank + n_states + n) * CHUNK * FOLD,
                     )  # fmt: skip
                     store(carry, own, g)
                     store(dA, to, load(dA, to) + da)
             _leave(
                 u, mixed, weight, D, row, way, size, b, first, last, step_at, slope_at, dy_at, dstep_at, dfed_at,
-                shared, du, ddelta, dmixed[block], dweight, dD, dbias,
+                shared, sums, du, ddelta, dmixed[block], dweight, dD, dbias,
             )  # fmt: skip
 
 
 @njit(**OPTIONS)
 def _leave(  # type: ignore[no-untyped-def]
     u, mixed, weight, D, row, way, size, b, first, last, step_at, slope_at, dy_at, dstep_at, dfed_at,
-    shared, du, ddelta, dmixed, dweight, dD, dbias,
+    shared, sums, du, ddelta, dmixed, dweight, dD, dbias,
 ):  # fmt: skip
     """What is left of a chunk's gradients once those by its states are known. ``slope_at`` is overwritten."""
     length, channels = u.shape[1], u.shape[2]
-    rank, width = weight.shape[0], mixed.shape[2]
+    rank = weight.shape[0]
     for k in range(size):
         i = row + k * way
         for c in range(first, last, LANES):
@@ -250,17 +267,26 @@ def _leave(  # type: ignore[no-untyped-def]
             store(slope_at, here, g)  # the gradient by the raw step
             if rank == 0:
                 store(ddelta, i * channels + c, g)
-        for r in range(rank):
-            total = splat(f32(0.0))
+    for r in range(rank):
+        for k in range(
+            0, CHUNK, 2
+        ):  # two at once, which load the weight once; what is past the chunk's size is not used
+            one, other = splat(f32(0.0)), splat(f32(0.0))
             for c in range(first, last, LANES):
-                total = total + load(slope_at, (c - first) * CHUNK + k * LANES) * load(weight, r * channels + c)
-            dmixed[b, i - b * length, r] = total_of(total)
-        dmixed[b, i - b * length, rank + shared.size // (CHUNK * FOLD) :] = f32(0.0)  # columns of padding
-        for j in range(shared.size // (CHUNK * FOLD)):
-            entry = f32(0.0)
-            for lane in range(FOLD):
-                entry += shared[(j * CHUNK + k) * FOLD + lane]
-            dmixed[b, i - b * length, rank + j] = entry
+                here, w = (c - first) * CHUNK + k * LANES, load(weight, r * channels + c)
+                one = one + load(slope_at, here) * w
+                other = other + load(slope_at, here + LANES) * w
+            add_folded(shared, (r * CHUNK + k) * FOLD, one)
+            add_folded(shared, (r * CHUNK + k + 1) * FOLD, other)
+    n_columns = shared.size // (CHUNK * FOLD)
+    for j in range(n_columns):
+        for k in range(0, CHUNK, LANES):
+            store(sums, j * CHUNK + k, sums_of(shared, (j * CHUNK + k) * FOLD))
+    for k in range(size):
+        to = dmixed[b, row - b * length + k * way]
+        for j in range(n_columns):
+            to[j] = sums[j * CHUNK + k]
+        to[n_columns:] = f32(0.0)  # columns of padding
     for c in range(first, last, LANES):
         here = (c - first) * CHUNK
         total = load(dbias, b * channels + c)
@@ -270,7 +296,9 @@ def _leave(  # type: ignore[no-untyped-def]
         for r in range(rank):
             total = load(dweight, (b * rank + r) * channels + c)
             for k in range(size):
-                total = total + load(slope_at, here + k * LANES) * load_spread(mixed, (row + k * way) * width + r)
+                total = total + load(slope_at, here + k * LANES) * load_spread(
+                    mixed, (row + k * way) * mixed.shape[2] + r
+                )
             store(dweight, (b * rank + r) * channels + c, total)
 
 

@@ -24,6 +24,7 @@ _SCALES = LANES % 16 == 0 and bool(binding.get_host_cpu_features().get("avx512f"
 """Whether the processor multiplies by powers of two in one instruction, with no care at the ends of the range."""
 OPTIONS = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy", "boundscheck": False}
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
+_BYTES = ir.IntType(8).as_pointer()
 _FAST = ("fast",)
 f32 = np.float32
 LOG2E, LN2 = f32(1.4426950408889634), f32(0.6931471805599453)
@@ -70,6 +71,22 @@ def store(typingctx, array, offset, value):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(array, types.intp, _vector), make
+
+
+@intrinsic
+def prefetch(typingctx, array, offset):  # type: ignore[no-untyped-def]
+    """Ask memory for the vector at a flat offset, which is read later."""
+
+    def make(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        start, number = builder.bitcast(_address(context, builder, signature.args[0], *args), _BYTES), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTES, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for line in range(0, 4 * LANES, 64):
+            place = builder.gep(start, [ir.Constant(ir.IntType(64), line)])
+            builder.call(function, [place, *(ir.Constant(number, n) for n in (0, 2, 1))])  # to read, second level, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), make
 
 
 @intrinsic
@@ -156,7 +173,16 @@ def _scale(builder: Any, x: Any, k: Any) -> Any:
         index = ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(start, start + 16)))
         value, power = (builder.shuffle_vector(v, ir.Constant(_FLOATS, ir.Undefined), index) for v in (x, k))
         parts.append(_call(builder, "llvm.x86.avx512.mask.scalef.ps.512", value, power, value, every, rounding))
-    return builder.shuffle_vector(*parts, ir.Constant(_INTS, list(range(LANES))))
+    return _joined(builder, parts)
+
+
+def _joined(builder: Any, parts: list[Any]) -> Any:
+    """One vector of several, a power of two of them."""
+    while len(parts) > 1:
+        width = 2 * parts[0].type.count
+        index = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(width)))
+        parts = [builder.shuffle_vector(*pair, index) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 @intrinsic
@@ -176,6 +202,26 @@ def exp2(typingctx, exponent):  # type: ignore[no-untyped-def]
         return _scale(builder, p, k)
 
     return _vector(_vector), make
+
+
+@intrinsic
+def sums_of(typingctx, array, offset):  # type: ignore[no-untyped-def]
+    """A vector of sums of ``FOLD`` numbers each, which lie one after the other from a flat offset on."""
+
+    def make(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        part = ir.VectorType(ir.FloatType(), 16)
+        start = builder.bitcast(_address(context, builder, signature.args[0], *args), part.as_pointer())
+        places = [builder.gep(start, [ir.Constant(ir.IntType(64), k)]) for k in range(LANES * FOLD // 16)]
+        parts = [builder.load(place, align=4) for place in places]
+        even, odd = (ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(k, 32, 2))) for k in (0, 1))
+        while len(parts) > LANES // 16:  # neighbours within and across parts: half as many numbers, in their order
+            parts = [
+                builder.fadd(builder.shuffle_vector(*pair, even), builder.shuffle_vector(*pair, odd), flags=_FAST)
+                for pair in zip(parts[::2], parts[1::2], strict=True)
+            ]
+        return _joined(builder, parts)
+
+    return _vector(array, types.intp), make
 
 
 @intrinsic

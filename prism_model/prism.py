@@ -178,8 +178,9 @@ class Prism(nn.Module):
             if self.encoder is not None and branches != "original":
                 contexts = self.encoder(signals if len(self.seen) == c.signal_size else signals[..., self.seen])
             stacked = embedded_copies(sequence, signals, self.sequence_in, self.signal_in, contexts, branches)
-        start = (sequence.shape[1] - c.center_length) // 2
-        hidden = self.backbone(stacked)[:, start : start + c.center_length]
+        hidden, start = self.backbone(stacked), (sequence.shape[1] - c.center_length) // 2
+        if c.center_length < sequence.shape[1]:  # else the gradient would be written out once more
+            hidden = hidden[:, start : start + c.center_length]
         # A sum rather than a mean: its gradient is the same at every position and need not be written out.
         pooled = (hidden.sum(1) / c.center_length).unflatten(0, (-1, len(sequence)))  # (copies, B, d)
 
