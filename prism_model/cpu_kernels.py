@@ -62,6 +62,15 @@ def _chunk(chunk, b, length, reverse):  # type: ignore[no-untyped-def]
     return b * length + start, 1, size
 
 
+@njit(inline="always", **OPTIONS)
+def _ask_for_rows(x, y, chunk, c, n, n_states):  # type: ignore[no-untyped-def]
+    """Ask memory for a vector of the next chunk's rows: beside each entry of the state, for some of them."""
+    row, way, size = chunk
+    for k in range(n, size, n_states):
+        prefetch(x, (row + k * way) * x.shape[2] + c)
+        prefetch(y, (row + k * way) * y.shape[2] + c)
+
+
 @njit(**OPTIONS)
 def _enter(  # type: ignore[no-untyped-def]
     u, delta, mixed, weight, bias, softplus, row, way, size, first, step_at, slope_at, fed_at,
@@ -129,11 +138,7 @@ def scan_forward(  # type: ignore[no-untyped-def]
                         kept = ((b * kept_chunks + chunk) * channels + first) * n_states
                         store(states, kept + own, v)
                     if chunk + 1 < n_chunks:
-                        next_row, _, next_size = _chunk(chunk + 1, b, length, reverse)
-                        for k in range(n, next_size, n_states):
-                            i = (next_row + k * way) * channels + c
-                            prefetch(u, i)
-                            prefetch(out, i)
+                        _ask_for_rows(u, out, _chunk(chunk + 1, b, length, reverse), c, n, n_states)
                     at = row * width + rank + n
                     store(h, own, _along(v, a, step_at, fed_at, y_at, here, mixed, at, n_states, way * width, size))
             for k in range(size):
@@ -223,16 +228,13 @@ def scan_backward(  # type: ignore[no-untyped-def]
                 here = (c - first) * CHUNK
                 for n in range(n_states):
                     own, to = (c - first) * n_states + n * LANES, (b * n_states + n) * channels + c
+                    kept = ((b * n_chunks + chunk) * channels + first) * n_states + own
                     if chunk > 0:
-                        next_row, _, next_size = _chunk(chunk - 1, b, length, reverse)
-                        prefetch(states, ((b * n_chunks + chunk - 1) * channels + first) * n_states + own)
-                        for k in range(n, next_size, n_states):
-                            i = (next_row + k * way) * channels + c
-                            prefetch(u, i)
-                            prefetch(grad, i)
-                            prefetch(du, i)
-                    a = load(A, n * channels + c) * LOG2E
-                    h = load(states, ((b * n_chunks + chunk) * channels + first) * n_states + own)
+                        prefetch(states, kept - n_states * channels)
+                        coming = _chunk(chunk - 1, b, length, reverse)
+                        _ask_for_rows(u, grad, coming, c, n, n_states)
+                        _ask_for_rows(du, du, coming, c, n, n_states)
+                    a, h = load(A, n * channels + c) * LOG2E, load(states, kept)
                     at = row * width + rank + n
                     _again(h, a, step_at, fed_at, here, mixed, at, way * width, size, decay_at, h_at)
                     g, da = _back(
@@ -268,9 +270,7 @@ def _leave(  # type: ignore[no-untyped-def]
             if rank == 0:
                 store(ddelta, i * channels + c, g)
     for r in range(rank):
-        for k in range(
-            0, CHUNK, 2
-        ):  # two at once, which load the weight once; what is past the chunk's size is not used
+        for k in range(0, CHUNK, 2):  # two at once load the weight once; those past the chunk's size are not used
             one, other = splat(f32(0.0)), splat(f32(0.0))
             for c in range(first, last, LANES):
                 here, w = (c - first) * CHUNK + k * LANES, load(weight, r * channels + c)
@@ -296,9 +296,8 @@ def _leave(  # type: ignore[no-untyped-def]
         for r in range(rank):
             total = load(dweight, (b * rank + r) * channels + c)
             for k in range(size):
-                total = total + load(slope_at, here + k * LANES) * load_spread(
-                    mixed, (row + k * way) * mixed.shape[2] + r
-                )
+                x = load_spread(mixed, (row + k * way) * mixed.shape[2] + r)
+                total = total + load(slope_at, here + k * LANES) * x
             store(dweight, (b * rank + r) * channels + c, total)
 
 

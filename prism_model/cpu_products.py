@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from genostore.compiled import njit
+from prism_model.cpu_vectors import LANES, prefetch
 
 NARROW = 16
 """Columns of the narrowest tile."""
@@ -97,24 +98,6 @@ def _tile(rows: int, columns: int) -> Any:
 _wide, _wide_row = _tile(ROWS, WIDE), _tile(1, WIDE)
 _middle, _middle_row = _tile(ROWS, MIDDLE), _tile(1, MIDDLE)
 _narrow, _narrow_row = _tile(ROWS, NARROW), _tile(1, NARROW)
-
-
-@intrinsic
-def _prefetch(typingctx, array, offset):  # type: ignore[no-untyped-def]
-    """Ask memory for the columns of a wide tile at a flat offset, which are read later."""
-
-    def make(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        start = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
-        start = builder.bitcast(start, data)
-        kind = ir.FunctionType(ir.VoidType(), [data, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for line in range(0, 4 * WIDE, 64):
-            place = builder.gep(start, [ir.Constant(ir.IntType(64), line)])
-            builder.call(function, [place, *(ir.Constant(number, n) for n in (0, 2, 1))])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), make
 
 
 @njit(inline="always", **_OPTIONS)
@@ -208,12 +191,11 @@ def gram(a, b, out, tasks):  # type: ignore[no-untyped-def]
                 for k in range(depth):
                     for j in range(n):
                         panel[k * n + j] = b[sample, start + k, c + j]
-                ahead, then = start, c + n
-                if then == columns:
-                    ahead, then = start + depth, 0
+                ahead, then = (start, c + n) if c + n < columns else (start + depth, 0)
                 for m in range(first, last, ROWS):
                     for k in range(ahead + (m - first) // ROWS, min(ahead + AT_ONCE, length), (last - first) // ROWS):
-                        _prefetch(b, (sample * length + k) * columns + then)
+                        for j in range(then, min(then + WIDE, columns), LANES):  # what the next panel is copied from
+                            prefetch(b, (sample * length + k) * columns + j)
                     x, to = (sample * length + start) * width + m, (sample * width + m) * columns + c
                     _tiles(n, a, x, 1, width, panel, 0, depth, add, out, to, columns)
                 c += n
