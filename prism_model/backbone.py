@@ -59,12 +59,11 @@ class Direction(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus gives the step back
 
     def weights(self) -> tuple[Tensor, ...]:
-        """What the direction is made of, channels last, as :func:`prism_model.cpu_block.block` takes it."""
+        """Taps, their bias, projection, step weights, their bias, logarithm of -A, and D; channels last."""
         convolution, step = self.conv1d, self.dt_proj
         assert convolution.bias is not None
         taps = convolution.weight[:, 0].t()
-        A = -torch.exp2(self.A_log.t() * math.log2(math.e))  # exp runs on OpenMP's threads, see cpu_block
-        return taps, convolution.bias, self.x_proj.weight, step.weight.t(), step.bias, A, self.D
+        return taps, convolution.bias, self.x_proj.weight, step.weight.t(), step.bias, self.A_log.t(), self.D
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Mix along the sequence.
@@ -132,56 +131,18 @@ class Mixer(nn.Module):
         return out
 
 
-class Norm(nn.RMSNorm):
-    """Root mean square normalisation, compiled for float32 on a CPU unless the scan is to be another."""
-
-    def __init__(self, width: int, *, eps: float, scan: str) -> None:
-        super().__init__(width, eps=eps)
-        self.scan = scan
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Add to the residual stream where there is one.
-
-        Returns
-        -------
-        tuple
-            The stream normalised along its last dimension, and the stream.
-        """
-        if residual is not None and compiled(self.scan, x, x.shape[-1]):
-            from prism_model import cpu_ops
-
-            both: tuple[Tensor, Tensor] = cpu_ops.add_rms_norm(x.contiguous(), residual, self.weight, self.eps)
-            return both
-        stream = x if residual is None else residual + x
-        return super().forward(stream), stream
-
-
 class Block(nn.Module):
     """Add to the residual stream, normalise, mix."""
 
-    def __init__(self, norm: Norm, mixer: Mixer) -> None:
+    def __init__(self, norm: nn.RMSNorm, mixer: Mixer) -> None:
         super().__init__()
         self.norm = norm
         self.mixer = mixer
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the layer will add to the stream, ``(B, L, d_model)``, and the stream with what the one before adds."""
-        mixer = self.mixer
-        if compiled(mixer.scan, x, mixer.channels, x.shape[-1]) and not torch.is_autocast_enabled("cpu"):
-            return self._compiled(x, residual)
-        normed, stream = self.norm(x, residual)
-        return mixer(normed), stream
-
-    def _compiled(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """All of it in one operator, which keeps less than its parts would and waits less."""
-        from prism_model.cpu_block import block
-
-        norm, mixer = self.norm, self.mixer
-        directions = [d.weights() for d in mixer.directions if isinstance(d, Direction)]
-        weights = [torch.stack(each) for each in zip(*directions, strict=True)]
-        weights = [norm.weight, mixer.in_proj.weight, *weights, mixer.out_proj.weight]
-        out, stream, *_ = block(x.contiguous(), residual, *weights, norm.eps, torch.is_grad_enabled())
-        return out, x if residual is None else stream
+        stream = x if residual is None else residual + x
+        return self.mixer(self.norm(stream)), stream
 
 
 class Backbone(nn.Module):
@@ -204,10 +165,10 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Block(Norm(d_model, eps=norm_eps, scan=scan), Mixer(d_model, scan=scan, **mixer))  # type: ignore[arg-type]
+            Block(nn.RMSNorm(d_model, eps=norm_eps), Mixer(d_model, scan=scan, **mixer))  # type: ignore[arg-type]
             for _ in range(n_layer)
         )
-        self.norm = Norm(d_model, eps=norm_eps, scan=scan)
+        self.norm = nn.RMSNorm(d_model, eps=norm_eps)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("out_proj.weight"):  # so that the sum of all layers keeps its scale
@@ -216,7 +177,48 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(B, L, d_model)`` into hidden states of the same shape, float32."""
         x, stream = x.float(), None
+        if self._untouched() and self._compiled(x):
+            return self._in_one(x)
         for layer in self.layers:
             x, stream = layer(x, stream)
-        hidden: Tensor = self.norm(x, stream)[0]
+        hidden: Tensor = self.norm(x if stream is None else stream + x)
         return hidden
+
+    def _untouched(self) -> bool:
+        """Whether all within is as it was made, and nobody has hooked on to see what passes between two parts."""
+        blocks = {tuple((name, p.shape) for name, p in layer.named_parameters()) for layer in self.layers}
+        return len(blocks) == 1 and all(
+            type(module) in _PARTS
+            and not (module._forward_hooks or module._forward_pre_hooks)
+            and not (module._backward_hooks or module._backward_pre_hooks)
+            for child in self.children()
+            for module in child.modules()
+        )
+
+    def _compiled(self, x: Tensor) -> bool:
+        """Whether there is an operator for all layers at once."""
+        mixers = [layer.mixer for layer in self.layers if isinstance(layer, Block)]
+        return not torch.is_autocast_enabled("cpu") and all(
+            compiled(mixer.scan, x, mixer.channels, x.shape[-1]) for mixer in mixers
+        )
+
+    def _in_one(self, x: Tensor) -> Tensor:
+        """All layers in one operator, which keeps less than its parts would and waits less."""
+        from prism_model.cpu_backbone import backbone
+
+        blocks = [layer for layer in self.layers if isinstance(layer, Block)]
+        directions = [d.weights() for b in blocks for d in b.mixer.directions if isinstance(d, Direction)]
+        inside = [torch.stack(each).unflatten(0, (len(blocks), -1)) for each in zip(*directions, strict=True)]
+        inside[5] = -torch.exp2(inside[5] * math.log2(math.e))  # exp runs on OpenMP's threads, see cpu_backbone
+        norm = torch.stack([*(b.norm.weight for b in blocks), self.norm.weight])
+        inward, outward = (
+            torch.stack(each)
+            for each in zip(*((b.mixer.in_proj.weight, b.mixer.out_proj.weight) for b in blocks), strict=True)
+        )
+        hidden: Tensor
+        hidden, *_ = backbone(x.contiguous(), norm, inward, *inside, outward, self.norm.eps, torch.is_grad_enabled())
+        return hidden
+
+
+_PARTS = (Block, Mixer, Direction, nn.ModuleList, nn.Linear, nn.Conv1d, nn.RMSNorm)
+"""What a backbone is made of."""

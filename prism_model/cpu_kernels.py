@@ -312,16 +312,18 @@ def gate_forward(y, z, z_at, out, rows):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def gate_backward(grad, y, z, z_at, dy, dz, rows):  # type: ignore[no-untyped-def]
-    """Gradients; ``dz`` has the layout of ``z``."""
+def gate_backward(grad, y, z, z_at, dy, dz, out, rows):  # type: ignore[no-untyped-def]
+    """Gradients; ``dz`` has the layout of ``z``. ``out`` receives the gate's result once more, if it has rows."""
     for task in range(rows.shape[0]):
         for i in range(rows[task, 0], rows[task, 1]):
             for c in range(0, y.shape[1], LANES):
                 here, there = i * y.shape[1] + c, i * z.shape[1] + z_at + c
-                g, x = load(grad, here), load(z, there)
+                g, x, v = load(grad, here), load(z, there), load(y, here)
                 s = sigmoid(x)
                 store(dy, here, g * x * s)
-                store(dz, there, g * load(y, here) * s * (x * (f32(1.0) - s) + f32(1.0)))
+                store(dz, there, g * v * s * (x * (f32(1.0) - s) + f32(1.0)))
+                if out.shape[0] > 0:
+                    store(out, here, v * x * s)
 
 
 @njit(inline="always", **OPTIONS)

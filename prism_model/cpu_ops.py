@@ -2,7 +2,7 @@
 
 The scan's forward pass keeps the state at every ``CHUNK``-th position; its backward pass recomputes the states in
 between, chunk by chunk, in a buffer that stays in cache. No tensor of ``(batch, length, channel, state)`` exists.
-A block of the backbone is one operator of its own (:mod:`prism_model.cpu_block`).
+The whole backbone is one operator (:mod:`prism_model.cpu_backbone`); these serve its parts by themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from prism_model import cpu_kernels
 from prism_model.cpu_kernels import CHUNK
-from prism_model.cpu_threads import Call, by_channels, by_row_blocks, by_rows, n_blocks, run_in_turn
+from prism_model.cpu_threads import Call, by_channels, by_rows, n_blocks, run_in_turn
 from prism_model.cpu_vectors import LANES
 from prism_model.scan import ScanInputs
 
@@ -115,9 +115,9 @@ def _scan_backward(
     du, ddelta = torch.empty_like(u), torch.empty_like(u)
     arguments = [grad, u, delta, mixed, u.new_empty(0, u.shape[2]), A, D, bias, softplus, reverse, states]
     by_sample = [u.new_empty(len(u), *shape) for shape in ((0, u.shape[2]), A.shape, D.shape, bias.shape)]
-    calls, dmixed = scan_back(arguments, du, ddelta, by_sample)
-    run_in_turn(calls, len(u))
-    return du, ddelta, dmixed, *map(summed, by_sample[1:])  # type: ignore[return-value]
+    dmixed = gradients_of_mixed(u, mixed)
+    run_in_turn(scan_back(arguments, du, ddelta, dmixed, by_sample), len(u))
+    return du, ddelta, dmixed[0], *map(summed, by_sample[1:])  # type: ignore[return-value]
 
 
 @_scan_backward.register_fake
@@ -125,21 +125,25 @@ def _(grad, u, delta, mixed, A, D, bias, states, softplus, reverse):  # type: ig
     return tuple(torch.empty_like(t) for t in (u, u, mixed, A, D, bias))
 
 
-def scan_back(
-    arguments: Sequence[Any], du: Tensor, ddelta: Tensor, by_sample: Sequence[Tensor]
-) -> tuple[list[Call], Tensor]:
-    """The calls that fill the two and, by sample, the gradients by weight, A, D and bias; and that by mixed."""
-    _, u, _, mixed, *_ = arguments
-    batch, length, channels = u.shape
+def gradients_of_mixed(u: Tensor, mixed: Tensor) -> Tensor:
+    """Room for the gradients by ``mixed`` in each block of channels; the sum over blocks comes to lie in the first."""
+    batch, _, channels = u.shape
     blocks = n_blocks(channels, batch)
     # A sample that is not divided leaves all blocks but the first as they are.
-    dmixed = torch.from_numpy((np.zeros if blocks > 1 else np.empty)((blocks, *mixed.shape), np.float32))
+    return torch.from_numpy((np.zeros if blocks > 1 else np.empty)((blocks, *mixed.shape), np.float32))
+
+
+def scan_back(
+    arguments: Sequence[Any], du: Tensor, ddelta: Tensor, dmixed: Tensor, by_sample: Sequence[Tensor]
+) -> list[Call]:
+    """The calls that fill the three and, by sample, the gradients by weight, A, D and bias."""
+    batch, length, channels = du.shape
     calls = [
         Call(cpu_kernels.scan_backward, [*arguments, du, ddelta, dmixed, *by_sample], by_channels(channels, batch))
     ]
-    if blocks > 1:
+    if len(dmixed) > 1:
         calls.append(Call(_sum_blocks, [dmixed.flatten(1, 2)], by_rows(length)))
-    return calls, dmixed[0]
+    return calls
 
 
 def _sum_blocks(blocks: np.ndarray, tasks: np.ndarray) -> None:
@@ -184,7 +188,7 @@ def _(y, z):  # type: ignore[no-untyped-def]
 def _gate_backward(grad: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by y and z."""
     dy, dz = torch.empty_like(y), torch.empty_like(z)
-    run_in_turn([gate_call(cpu_kernels.gate_backward, [grad, y], z, 0, [dy, dz])], len(z))
+    run_in_turn([gate_call(cpu_kernels.gate_backward, [grad, y], z, 0, [dy, dz, y[:0]])], len(z))
     return dy, dz
 
 
@@ -255,72 +259,3 @@ def _differentiate_convolution(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 _convolution.register_autograd(_differentiate_convolution, setup_context=_keep_for_convolution)
-
-
-# The normalisation
-
-
-@torch.library.custom_op("prism_model::add_rms_norm", mutates_args=(), device_types="cpu")
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Root mean square normalisation of a sum along its last dimension, and the sum; ``(B, L, d)``, contiguous float32.
-
-    One operator, so that their gradients are added while they are made: autograd would do so in a pass of its own.
-    """
-    stream, out = torch.empty_like(x), torch.empty_like(x)
-    run_in_turn([norm_call(x, residual, weight, eps, stream, out)], len(x))
-    return out, stream
-
-
-@add_rms_norm.register_fake
-def _(x, residual, weight, eps):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x), torch.empty_like(x)
-
-
-def norm_call(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, stream: Tensor, out: Tensor) -> Call:
-    """Fill ``out`` with the normalised sum and ``stream`` with the sum; with ``x`` alone, only ``out``."""
-    residual = x[:0] if residual is None else residual
-    rows = [t.flatten(0, 1) for t in (x, residual, stream, out)]
-    return Call(cpu_kernels.rms_norm_forward, [*rows[:2], weight, eps, *rows[2:]], by_rows(x.shape[1]))
-
-
-@torch.library.custom_op("prism_model::add_rms_norm_backward", mutates_args=(), device_types="cpu")
-def _norm_backward(
-    grad: Tensor, stream_grad: Tensor | None, stream: Tensor, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Gradients by either term of the sum and by weight."""
-    dx = torch.empty_like(stream)
-    call, by_block = norm_back(contiguous(grad), stream_grad, stream, weight, eps, dx)
-    run_in_turn([call], len(stream))
-    return dx, summed(by_block)
-
-
-@_norm_backward.register_fake
-def _(grad, stream_grad, stream, weight, eps):  # type: ignore[no-untyped-def]
-    return torch.empty_like(stream), torch.empty_like(weight)
-
-
-def norm_back(
-    grad: Tensor, stream_grad: Tensor | None, stream: Tensor, weight: Tensor, eps: float, dx: Tensor
-) -> tuple[Call, Tensor]:
-    """The call that fills ``dx``, what passed the normalisation by included, and by block the gradient by weight."""
-    past = stream[:0] if stream_grad is None else contiguous(stream_grad)
-    tasks, blocks = by_row_blocks(stream.shape[1])
-    by_block = stream.new_empty(len(stream) * blocks, len(weight))
-    rows = [t.flatten(0, 1) for t in (grad, past, stream)]
-    return Call(cpu_kernels.rms_norm_backward, [*rows, weight, eps, dx.flatten(0, 1), by_block], tasks), by_block
-
-
-def _keep_for_norm(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(output[1], inputs[2])
-    ctx.eps = inputs[3]
-    ctx.set_materialize_grads(False)  # nothing reaches the last layer's stream past its normalisation
-
-
-def _differentiate_norm(ctx, grad, stream_grad):  # type: ignore[no-untyped-def]
-    stream, weight = ctx.saved_tensors
-    grad = torch.zeros_like(stream) if grad is None else grad
-    dx, dweight = _norm_backward(grad, stream_grad, stream, weight, ctx.eps)
-    return dx, dx, dweight, None
-
-
-add_rms_norm.register_autograd(_differentiate_norm, setup_context=_keep_for_norm)

@@ -1,4 +1,4 @@
-"""The compiled block equals its parts in plain torch, values and gradients."""
+"""The compiled backbone equals its parts in plain torch, values and gradients."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from prism_model import cpu_block
-from prism_model.backbone import Backbone, Block, Mixer, Norm
+from prism_model import cpu_backbone
+from prism_model.backbone import Backbone, Mixer
 from prism_model.cpu_products import gram, product
 
 
@@ -28,9 +28,9 @@ def assert_same(ours: nn.Module, theirs: nn.Module, x: torch.Tensor) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("batch", "length", "width"), [(2, 2, 32), (1, 70, 64), (3, 32, 160), (1, 1_500, 32)])
-def test_blocks(threads: int, bidirectional: bool, batch: int, length: int, width: int) -> None:
+def test_backbone(threads: int, bidirectional: bool, batch: int, length: int, width: int) -> None:
     torch.manual_seed(0)
-    made = (Backbone(width, 2, d_state=4, bidirectional=bidirectional, scan=s) for s in ("cpu", "reference"))
+    made = (Backbone(width, 3, d_state=3, bidirectional=bidirectional, scan=s) for s in ("cpu", "reference"))
     ours, theirs = made
     with torch.no_grad():
         for name, weight in ours.named_parameters():
@@ -65,41 +65,43 @@ def test_products(rows: int, depth: int, columns: int) -> None:
     torch.testing.assert_close(dweight[0], grad.t() @ x, rtol=1e-5, atol=1e-4)
 
 
-class AddNorm(nn.Module):
-    """Normalise a stream that something is added to; show it and what is normalised."""
-
-    def __init__(self, scan: str) -> None:
-        super().__init__()
-        self.norm = Norm(64, eps=1e-5, scan=scan)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat(self.norm(x, 2 * x.flip(0)))
-
-
-@pytest.mark.parametrize("length", [700, 1_500])
-def test_norm(length: int) -> None:
-    ours, theirs = AddNorm("cpu"), AddNorm("reference")
-    with torch.no_grad():
-        ours.norm.weight.uniform_()
-    assert_same(ours, theirs, torch.randn(3, length, 64))  # shorter than a block of rows, and longer
-
-
-def test_a_block_is_one_operator_and_keeps_nothing_for_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_one_operator_and_keeps_nothing_for_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
-    operator = cpu_block.block
+    operator = cpu_backbone.backbone
 
     def watched(*arguments: object) -> tuple[torch.Tensor, ...]:
         result = operator(*arguments)
-        kept.append(sum(t.numel() for t in result[2:]))
+        kept.append(sum(t.numel() for t in result[1:]))
         return result
 
-    monkeypatch.setattr(cpu_block, "block", watched)
-    block, x = Block(Norm(32, eps=1e-5, scan="auto"), Mixer(32)), torch.randn(1, 40, 32)
+    monkeypatch.setattr(cpu_backbone, "backbone", watched)
+    backbone, x = Backbone(32, 3), torch.randn(1, 40, 32)
     with torch.no_grad():
-        alone = block(x, None)[0]
-    assert torch.equal(block(x, None)[0], alone)
-    states, projections = 2 * 2 * 16 * 64, 2 * 40 * 48
-    assert kept == [0, 40 * 32 + 40 * 128 + 2 * 40 * 64 + projections + states + 2 * 40 * 64]
+        alone = backbone(x)
+    assert torch.equal(backbone(x), alone)
+    states, projections, convolved = 2 * 2 * 16 * 64, 2 * 40 * 48, 2 * 40 * 64
+    assert kept == [0, 3 * (2 * 40 * 32 + 40 * 128 + convolved + projections + states + 40 * 64)]
+
+
+class Louder(nn.Module):
+    """A layer of one's own."""
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 2 * x, residual
+
+
+def test_hooks_see_what_passes_and_layers_can_be_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    backbone, x = Backbone(32, 3), torch.randn(2, 40, 32)
+    expected = backbone(x)
+    monkeypatch.delattr(cpu_backbone, "backbone")  # what follows goes through the layers
+    seen: list[torch.Size] = []
+    hook = backbone.layers[1].mixer.out_proj.register_forward_hook(lambda _, __, out: seen.append(out.shape))
+    torch.testing.assert_close(backbone(x), expected, rtol=1e-4, atol=1e-5)
+    assert seen == [x.shape]
+    hook.remove()
+    backbone.layers[1] = Louder()
+    assert not torch.allclose(backbone(x), expected, atol=1e-3)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:

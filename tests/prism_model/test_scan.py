@@ -166,7 +166,7 @@ def test_threads_that_scan_at_once_get_what_one_gets() -> None:
 
 
 def test_operators_pass_opcheck() -> None:
-    from prism_model import cpu_block, cpu_ops
+    from prism_model import cpu_backbone, cpu_ops
 
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
 
@@ -178,12 +178,12 @@ def test_operators_pass_opcheck() -> None:
     torch.library.opcheck(cpu_ops._scan, (u, delta, normal(2, 40, 6), A, D, bias, True, False), test_utils=tests)
     torch.library.opcheck(cpu_ops._gate, (u, z), test_utils=tests)
     torch.library.opcheck(cpu_ops._convolution, (u, normal(4, 32), bias, True), test_utils=tests)
-    torch.library.opcheck(cpu_ops.add_rms_norm, (u, delta, bias, 1e-5), test_utils=tests)
-    weights = [normal(2, *shape) for shape in ((4, 64), (64,), (8, 64), (2, 64), (64,))]
-    weights += [(-torch.rand(2, 3, 64)).requires_grad_(), normal(2, 64)]
-    weights = [normal(32), normal(128, 32), *weights, normal(32, 64)]
-    for residual in (None, normal(2, 40, 32)):
-        torch.library.opcheck(cpu_block.block, (normal(2, 40, 32), residual, *weights, 1e-5, True), test_utils=tests)
+    for n in (1, 3):  # layers
+        weights = [normal(n, 2, *shape) for shape in ((4, 64), (64,), (8, 64), (2, 64), (64,))]
+        weights += [(-torch.rand(n, 2, 3, 64)).requires_grad_(), normal(n, 2, 64)]
+        weights = [normal(n + 1, 32), normal(n, 128, 32), *weights, normal(n, 32, 64)]
+        arguments = normal(2, 40, 32), *weights, 1e-5, True
+        torch.library.opcheck(cpu_backbone.backbone, arguments, test_utils=tests)
 
 
 def test_gates_far_from_zero() -> None:
