@@ -114,17 +114,18 @@ def evaluate(run: Path, split: str, baselines: bool, device: str) -> None:
     from prism_model.evaluate import evaluate as score
 
     metrics = run / "metrics" / f"{split}.json"
+    screen = Console(width=None if sys.stdout.isatty() else 120)  # in a file numbers need not be broken
     if next(run.glob("seed-*/config.yaml"), None) is not None:
         summary = seeds.evaluate_seeds(run, split, device=device, baselines=baselines)
         if distributed.place().first:
-            Console().print(seeds.as_table(summary))
+            screen.print(seeds.as_table(summary))
             if summary["unfinished"]:
                 click.echo(f"left out, not finished: {', '.join(summary['unfinished'])}")
             click.echo(f"written: {metrics}")
         return
     result = score(run, split, device=device, baselines=baselines)
     if distributed.place().first:
-        Console().print(as_table(result))
+        screen.print(as_table(result))
         click.echo(f"written: {metrics}, {run / 'predictions' / f'{split}.parquet'}")
 
 

@@ -127,7 +127,7 @@ def score_table(title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title)
-    table.add_column("predictor")
+    table.add_column("predictor", min_width=len("(prediction"))
     table.add_column("samples")
     for score in SCORES:
         table.add_column({"mse": "MSE", "mae": "MAE"}.get(score, score.capitalize()), justify="right")

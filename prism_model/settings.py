@@ -70,7 +70,7 @@ def within(settings: Any, **bounds: str) -> None:
 
     Raises
     ------
-    ValueError
+    genostore.errors.QueryError
         For numbers out of bounds, all of them listed.
     """
     problems = []
@@ -83,7 +83,7 @@ def within(settings: Any, **bounds: str) -> None:
             ):
                 problems.append(f"{name} must be {rules.replace(', ', ' and ')}, not {number}")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise QueryError("; ".join(problems))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

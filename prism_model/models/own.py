@@ -72,7 +72,13 @@ class Own(nn.Module):
         features: Tensor | None = None,
         batch: Batch | None = None,
     ) -> PrismOutput:
-        """Predict."""
+        """Predict.
+
+        Raises
+        ------
+        genostore.errors.QueryError
+            When the module gives something else than a prediction a sample.
+        """
         if "batch" in self.takes and batch is None:
             raise QueryError(f"{type(self.module).__name__} takes the whole batch: give batch= too")
         given: dict[str, Any] = {
@@ -84,7 +90,14 @@ class Own(nn.Module):
         out = self.module(**{name: given[name] for name in self.takes})
         if isinstance(out, PrismOutput):
             return out
-        return PrismOutput(out.squeeze(-1).float() if out.ndim == 2 else out.float(), None, None)
+        size = len(sequence)
+        if not isinstance(out, Tensor) or out.shape not in ((size,), (size, 1)):
+            got = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise QueryError(
+                f"{type(self.module).__name__} gives {got} for {size} samples, expected ({size},), ({size}, 1) or a "
+                f"PrismOutput: one prediction a sample"
+            )
+        return PrismOutput(out.reshape(size).float(), None, None)
 
 
 def run_model(model: nn.Module, inputs: tuple[Any, ...], batch: Batch) -> PrismOutput:

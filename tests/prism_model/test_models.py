@@ -176,6 +176,16 @@ def test_a_module_that_asks_for_what_there_is_not() -> None:
         fit(make_config("tiny", None, ["data.store=x"]), "unused", model=Strange())
 
 
+@pytest.mark.parametrize("given", [torch.zeros(3, 2), torch.zeros(1), torch.zeros(()), (torch.zeros(3),)])
+def test_a_module_that_gives_no_prediction_a_sample(given: Any) -> None:
+    class Strange(nn.Module):
+        def forward(self, sequence: Tensor) -> Any:
+            return given
+
+    with pytest.raises(QueryError, match=r"Strange gives .* for 3 samples, expected \(3,\), \(3, 1\) or a Prism"):
+        registry.Own(Strange())(torch.zeros(3, 10, 4))
+
+
 @dataclass(frozen=True)
 class MyConfig(ModelConfig):
     name: str = "mynet"

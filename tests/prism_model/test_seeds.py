@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -102,13 +103,17 @@ def test_commands(parent: Path, tiny_store: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["evaluate", str(out), "--split", "valid", "--no-baselines"])
     assert done.exit_code == 0, done.output
     assert "seeds 2, 3" in done.output
-    assert "±" in done.output  # ridge depends on no seed
+    assert "original branch" in done.output
+    assert re.search(r"\d\.\d{4} ± 0\.0000", done.output)  # ridge depends on no seed
     shutil.copytree(out / "seed-3", out / "seed-3.old")
     (out / "seed-3/finished.json").unlink()
     done = CliRunner().invoke(main, ["evaluate", str(out), "--split", "valid", "--no-baselines"])
     assert "left out, not finished: seed-3" in done.output
     done = CliRunner().invoke(main, ["train", str(tiny_store), "--out", str(out), "--seeds", "2,x"])
     assert done.exit_code == 2
+    done = CliRunner().invoke(main, ["train", str(tiny_store), "--out", str(tmp_path / "n"), "--seeds", "-1"])
+    assert done.exit_code == 1
+    assert "seed must be >= 0 and <= 4294967295, not -1" in done.output
 
 
 def test_published_figures() -> None:
