@@ -87,8 +87,7 @@ class ShiftStudy(Study):
 
     def cells(self, data: Data) -> list[Cell]:
         """A run a model and seed."""
-        for environment in self.environments:
-            read_truth(environment)  # before the hours of training
+        check_truths(self.environments)  # before the hours of training
         roles = dict(zip(data.channels, data.roles, strict=True))
         front = [c for c in data.channels if roles[c] == "foreground"]
         back = [c for c in data.channels if roles[c] == "background"]
@@ -213,6 +212,30 @@ def read_truth(environment: Environment) -> pd.DataFrame:
     if lacking:
         raise NotFoundError(f"{path} lacks {', '.join(lacking)}; give the truth.tsv that `genostore simulate` wrote")
     return table[wanted].rename(columns={"gene_id": "gene"}).assign(environment=environment.name)
+
+
+def check_truths(environments: tuple[Environment, ...]) -> None:
+    """Check that environments are of one simulation, and that the background differs between them.
+
+    Raises
+    ------
+    genostore.errors.QueryError
+        When a truth is of other genes or causes than the first one, or has the very states of it.
+    """
+    keys = ["gene", "cell_type"]
+    first, *others = ((e, read_truth(e).set_index(keys).sort_index()) for e in environments)
+    for environment, truth in others:
+        home = first[1]
+        if not truth.index.equals(home.index) or not np.allclose(truth[[*CAUSES]], home[[*CAUSES]], equal_nan=True):
+            raise QueryError(
+                f"{environment.truth} ({environment.name}) and {first[0].truth} tell of other genes or causes: "
+                f"environments are simulations of the same settings and seed, with and without --shift"
+            )
+        if truth[STATE].equals(home[STATE]):
+            raise QueryError(
+                f"{environment.truth} has the very background states of {first[0].truth}, so nothing is shifted: give "
+                f"the truth.tsv that was written with {environment.store}, by `genostore simulate --shift`"
+            )
 
 
 def tidy(table: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:

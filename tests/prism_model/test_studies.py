@@ -46,7 +46,17 @@ from prism_model.studies.scoring import (
     shuffled,
     without,
 )
-from prism_model.studies.shift import Environment, ShiftDesign, ShiftStudy, compared, leaning, slope, tidy
+from prism_model.studies.shift import (
+    CAUSES,
+    Environment,
+    ShiftDesign,
+    ShiftStudy,
+    check_truths,
+    compared,
+    leaning,
+    slope,
+    tidy,
+)
 from prism_model.train import fit
 from tests.prism_model.limits import at_most
 
@@ -468,6 +478,21 @@ def test_the_shift_needs_truth(tiny_store: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "lacks neighbourhood, background_state" in done.output
     assert not (tmp_path / "s").exists()  # asked before anything is trained
+
+
+def test_truths_of_other_simulations_are_refused(tmp_path: Path) -> None:
+    def written(name: str, states: list[int], activity: float = 1.0) -> Environment:
+        columns = {"neighbourhood": 0, "background_state": states, **dict.fromkeys(CAUSES, activity)}
+        table = pd.DataFrame({"gene_id": ["G0", "G1"], "cell_type": "A", **columns})
+        table.to_csv(tmp_path / name, sep="\t", index=False)
+        return Environment(name, "s.zarr", str(tmp_path / name))
+
+    home = written("home", [0, 1])
+    check_truths((home, written("broken", [1, 1])))
+    with pytest.raises(QueryError, match=r"so nothing is shifted: give the truth.tsv that was written with s\.zarr"):
+        check_truths((home, written("same", [0, 1])))
+    with pytest.raises(QueryError, match=r"other \(other\) and .*home tell of other genes or causes"):
+        check_truths((home, written("other", [1, 1], activity=2.0)))
 
 
 def test_cells_are_known_again(tiny_store: Path, tmp_path: Path) -> None:
