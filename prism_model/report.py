@@ -89,7 +89,8 @@ def report(
 
     scores, table = results[split]
     gene = gene or _telling_gene(table)
-    page = Page(f"{config.data.expression} of {_listed(config.data.cell_types or ())}, predicted by Prism")
+    model = "Prism" if config.model.name == "prism" else f"the model {config.model.name}"
+    page = Page(f"{config.data.expression} of {_listed(config.data.cell_types or ())}, predicted by {model}")
     _summary(page, config, store, split, scores, table)
     _store_section(page, out, store, config)
     _window_section(page, out, store, config, gene)
@@ -273,12 +274,17 @@ def _training_section(
         f"{best.get('step', 0):,}, picked by the {config.select} branch's MSE on the validation split; that split is "
         "therefore no measure of how well the model does on new genes."
     )
+    terms = "the loss"
+    if config.model.adjusts:
+        terms += (
+            f"'s terms; the total weighs them by alpha = {config.loss.alpha:g} (intervention) and beta = "
+            f"{config.loss.beta:g} (uniformity)"
+        )
     page.picture(
         out / "training.png",
         "Losses on training batches, and validation error of both branches by step",
-        "Left: the terms of the loss; the total weighs them by "
-        f"alpha = {config.loss.alpha:g} (intervention) and beta = {config.loss.beta:g} (uniformity). Right: the whole "
-        "validation split after each pass; the baselines are fitted on the training split.",
+        f"Left: {terms}. Right: the whole validation split after each pass; the baselines are fitted on the training "
+        "split.",
     )
 
 
@@ -316,8 +322,8 @@ def _prediction_section(
     page.text(
         "`mean` predicts the mean of the training samples for every gene. `ridge` is a linear model on the log mean of "
         "each signal over the window, the GC content and the gene features, its penalty chosen on the training split. "
-        "A model is worth its cost where it beats them. Original: the prediction from the signals as they are. "
-        "Adjusted: the prediction averaged over the learnt background states.",
+        "A model is worth its cost where it beats them. Original: the prediction from the signals as they are."
+        + (" Adjusted: the prediction averaged over the learnt background states." if "adjusted" in table else ""),
         soft=True,
     )
 

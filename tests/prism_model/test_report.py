@@ -145,6 +145,15 @@ def test_a_report_shows_the_store_a_window_training_and_predictions(run: Path, t
         assert f"<b>{groups['all']['mse']:.3f}</b>" in text
 
 
+def test_a_report_of_another_architecture_speaks_of_that(tiny_store: Path, tmp_path: Path) -> None:
+    sizes = ["model.name=cnn", "model.d_model=8", "model.n_layer=1", "train.steps=4", "train.batch_size=8"]
+    config = make_config(overrides=[f"data.store={tiny_store}", f"data.width={WIDTH}", *sizes])
+    run = fit(config, tmp_path / "cnn", device="cpu", say=lambda line: None)
+    text = report(run, tmp_path / "out", device="cpu").read_text(encoding="utf-8")
+    assert "predicted by the model cnn" in text
+    assert not any(word in text for word in ("Prism", "djusted", "alpha = "))
+
+
 def test_a_report_evaluates_only_what_is_older_than_the_checkpoint(run: Path, tmp_path: Path) -> None:
     report(run, tmp_path / "a", device="cpu")
     scores = run / "metrics" / "test.json"
