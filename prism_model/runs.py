@@ -25,7 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from genostore.errors import ConflictError, NotFoundError
+from genostore.errors import ConflictError, FormatError, NotFoundError, QueryError
 from prism_model.config import RunConfig
 from prism_model.settings import from_plain, read_yaml, write_yaml
 
@@ -67,6 +67,8 @@ def read_config(folder: str | Path) -> RunConfig:
     ------
     genostore.errors.NotFoundError
         When the folder is no run's.
+    genostore.errors.FormatError
+        When its settings are not those of a run.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -76,12 +78,27 @@ def read_config(folder: str | Path) -> RunConfig:
                 f"of the official release `prism convert CHECKPOINT --out RUN --store STORE` makes a run"
             )
         raise NotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}; `prism train` makes one")
-    return from_plain(RunConfig, read_yaml(path))
+    try:
+        return from_plain(RunConfig, read_yaml(path))
+    except QueryError as error:
+        raise FormatError(f"{path}: {error}") from error
 
 
 def read_digest(folder: str | Path) -> dict[str, Any]:
-    """Read which data a run was trained on."""
-    digest: dict[str, Any] = json.loads((Path(folder) / "data.json").read_text())
+    """Read which data a run was trained on.
+
+    Raises
+    ------
+    genostore.errors.FormatError
+        When the file is missing or damaged.
+    """
+    path = Path(folder) / "data.json"
+    try:
+        digest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} cannot be read, without which nobody knows what the run saw: {error}") from error
+    if not isinstance(digest, dict) or not {"sha256", "nodes"} <= set(digest):
+        raise FormatError(f"{path} is no record of data: expected sha256 and nodes")
     return digest
 
 

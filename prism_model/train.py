@@ -22,7 +22,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from genostore import Batch
-from genostore.errors import ConflictError, GenostoreError, QueryError
+from genostore.errors import ConflictError, FormatError, GenostoreError, QueryError
 from prism_model import distributed, loggers, room, runs
 from prism_model.callbacks import Keep, Lines, orderly_interrupt, scheduled
 from prism_model.card import write_card
@@ -429,7 +429,12 @@ def _columns() -> list[str]:
 def _rewind(log: Any, state: Path | None) -> None:
     """Forget what the log says of steps that will be made again."""
     # Nothing in the loop's state needs more than plain values.
-    known = {"global_step": 0} if state is None else torch.load(state, map_location="cpu", weights_only=True)
+    try:
+        known = {"global_step": 0} if state is None else torch.load(state, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes torch stumble over
+        raise FormatError(
+            f"{state} is damaged ({str(error).partition('. ')[0]}); remove it to start from the first step"
+        ) from error
     log.rewind(int(known["global_step"]))
 
 

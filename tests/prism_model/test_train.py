@@ -226,6 +226,24 @@ def test_runs_are_not_overwritten_and_not_resumed_on_other_data(run: Path, tiny_
         (run / "data.json").write_text(json.dumps(digest))
 
 
+def test_damaged_files_of_a_run_are_named(run: Path, tmp_path: Path) -> None:
+    def damaged(name: str, content: bytes) -> Path:
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(run, out)
+        (out / name).write_bytes(content)
+        return out
+
+    whole = (run / "checkpoints/resume.ckpt").read_bytes()
+    for content in (b"", b"text", whole[:100]):
+        with pytest.raises(FormatError, match=r"resume.ckpt is damaged .*; remove it to start from the first step"):
+            fit(RunConfig(), damaged("checkpoints/resume.ckpt", content), resume=True, device="cpu", say=quiet)
+    for content, message in ((b"{", r"data.json cannot be read"), (b"{}", r"data.json is no record of data")):
+        with pytest.raises(FormatError, match=message):
+            evaluate(damaged("data.json", content), "test", device="cpu")
+    with pytest.raises(FormatError, match=r"config.yaml: the settings have an unknown key 'tarin'"):
+        evaluate(damaged("config.yaml", b"tarin: {lr: 1}"), "test", device="cpu")
+
+
 def test_encoder_signals_by_role(tiny_store: Path, tmp_path: Path) -> None:
     overrides = ["model.encoder_signals=background", "train.epochs=1"]
     fit(config(tiny_store, *overrides), tmp_path / "r", say=quiet)
