@@ -165,12 +165,13 @@ def _results(study: Study, pending: list[Cell], out: Path, digest: str, workers:
 
 def _begin(threads: int, workers: int) -> None:
     """Give a worker its share of the cores and of the memory."""
+    _end_with_parent()  # before the imports, which take seconds
+
     import numba
     import torch
 
     from genostore.memory import keep_freed_memory
 
-    _end_with_parent()
     keep_freed_memory()
     room.share(workers)
     torch.set_num_threads(threads)
