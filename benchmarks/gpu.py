@@ -73,7 +73,7 @@ def waiting(bench: Bench, model: Any, width: int, batch: int, steps: int) -> tup
     regions = pd.DataFrame({"contig": CONTIG, "start": starts, "end": starts + width})
     windows = bench.store.windows(regions=regions, cell_types=[CELL], assays=bench.tracks[:TRACKS], width=width)
     loader = windows.loader(batch, shuffle=True, device=device, threads=bench.threads, drop_last=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     target = torch.zeros(batch, device=device)
 
     def step(values: Any) -> None:

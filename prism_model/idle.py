@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
+SPINS = 3_000
+"""How often an idle thread looks before it sleeps, some ten microseconds: one small operation of torch after the other
+finds it awake, and nobody else misses the processor. Asleep, it takes longer to wake than most of them take."""
+
 
 def let_idle_threads_sleep() -> bool:
-    """Have OpenMP's threads, on which torch runs, sleep between two parallel loops: before torch is loaded.
+    """Have OpenMP's threads, on which torch runs, sleep soon after a parallel loop: before torch is loaded.
 
     By default they spin for some milliseconds, on processors that the compiled loops, a loader or another program
-    could use. A policy that the user chose (``OMP_WAIT_POLICY``) stays.
+    could use. What the user chose (``OMP_WAIT_POLICY``, ``GOMP_SPINCOUNT``) stays.
 
     Returns
     -------
@@ -19,5 +23,6 @@ def let_idle_threads_sleep() -> bool:
     """
     if "torch" in sys.modules:
         return False
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPINS)}
     return True

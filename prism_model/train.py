@@ -118,7 +118,7 @@ class Training(pl.LightningModule):  # type: ignore[misc]
     def configure_optimizers(self) -> Any:
         """AdamW, and the schedule by step."""
         c = self.train_config
-        optimizer = AdamW(parameter_groups(self.model, c.weight_decay), lr=c.lr, betas=c.betas)
+        optimizer = AdamW(parameter_groups(self.model, c.weight_decay), lr=c.lr, betas=c.betas, fused=True)
         schedule = LambdaLR(optimizer, lambda step: learning_rate(step, self.steps, c) / c.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from prism_model.cli import main
 os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
 CliRunner().invoke(main, ["evaluate", "--help"])
-print(os.environ.pop("OMP_WAIT_POLICY"))
+print(os.environ.pop("OMP_WAIT_POLICY"), "GOMP_SPINCOUNT" in os.environ)
 assert "torch" not in sys.modules
 CliRunner().invoke(main, ["evaluate", "nowhere"])
-print(os.environ["OMP_WAIT_POLICY"])
+print(os.environ["OMP_WAIT_POLICY"], "GOMP_SPINCOUNT" in os.environ)
 import torch
 from prism_model.idle import let_idle_threads_sleep
 print(let_idle_threads_sleep())
@@ -23,4 +23,4 @@ print(let_idle_threads_sleep())
 
 def test_prism_sets_the_policy_before_torch_is_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["ACTIVE", "PASSIVE", "False"]
+    assert done.stdout.split() == ["ACTIVE", "False", "PASSIVE", "True", "False"]
