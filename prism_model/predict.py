@@ -74,11 +74,13 @@ class Predictor:
         opened = genostore.open(query["store"])
         absent = absent_signals(self.config.data, asked, opened.entries)
         if absent:
+            cell, assay = absent[0]
+            bins = f" --bin-size {self.config.data.contact_bin_size}" if assay == self.config.data.contacts else ""
             raise NotFoundError(
                 f"the model of {run} takes the signals {taken(self.config.data)}, and {opened.path} lacks "
                 f"{named(absent)}; it has cell types {', '.join(opened.cell_types) or 'none'} and assays "
-                f"{', '.join(opened.assays) or 'none'}. `genostore add STORE FILE --cell-type {absent[0][0]} --assay "
-                f"{absent[0][1]}` adds one"
+                f"{', '.join(opened.assays) or 'none'}. `genostore add STORE FILE --cell-type {cell} --assay {assay}"
+                f"{bins}` adds one"
             )
         measured = self.config.data.expression in set(opened.expression["assay"])
         self.data = Data(type(self.config.data)(**query), opened, labels=measured and bool(opened.splits))

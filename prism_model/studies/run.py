@@ -139,6 +139,8 @@ def _page(study: Study, data: Data, cells: list[Cell], report: Report, unfit: di
         f"{t.batch_size}.",
         "",
     ]
+    if t.epochs == 1:
+        lines += ["**Trained for one epoch: this shows that the study runs, and nothing of what it asks.**", ""]
     if unfit:
         lines += [
             f"**Not run: {len(unfit)} of the {len(cells)} runs, which do not fit into memory.** Figures are of the "

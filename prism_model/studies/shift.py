@@ -223,18 +223,18 @@ def check_truths(environments: tuple[Environment, ...]) -> None:
         When a truth is of other genes or causes than the first one, or has the very states of it.
     """
     keys = ["gene", "cell_type"]
-    first, *others = ((e, read_truth(e).set_index(keys).sort_index()) for e in environments)
-    for environment, truth in others:
-        home = first[1]
+    truths = [read_truth(e).set_index(keys).sort_index() for e in environments]
+    for environment, truth in list(zip(environments, truths, strict=True))[1:]:
+        home = truths[0]
         if not truth.index.equals(home.index) or not np.allclose(truth[[*CAUSES]], home[[*CAUSES]], equal_nan=True):
             raise QueryError(
-                f"{environment.truth} ({environment.name}) and {first[0].truth} tell of other genes or causes: "
+                f"{environment.truth} ({environment.name}) and {environments[0].truth} tell of other genes or causes: "
                 f"environments are simulations of the same settings and seed, with and without --shift"
             )
         if truth[STATE].equals(home[STATE]):
             raise QueryError(
-                f"{environment.truth} has the very background states of {first[0].truth}, so nothing is shifted: give "
-                f"the truth.tsv that was written with {environment.store}, by `genostore simulate --shift`"
+                f"{environment.truth} has the very background states of {environments[0].truth}, so nothing is "
+                f"shifted: give the truth.tsv that `genostore simulate --shift` wrote with {environment.store}"
             )
 
 

@@ -103,6 +103,10 @@ def test_a_store_without_a_signal_is_refused_with_what_it_lacks(run: Path, tiny_
     with pytest.raises(NotFoundError, match=r"takes the signals .*hic in bins of .* lacks B/DNase; it has"):
         Predictor(run, store=tmp_path / "s.zarr", device="cpu")
     assert Predictor(run, store=tmp_path / "s.zarr", cell_types=["A"], device="cpu").data.channels[1] == "DNase"
+    shutil.rmtree(tmp_path / "s.zarr/contacts/A")
+    (tmp_path / "s.zarr/index.json").unlink(missing_ok=True)
+    with pytest.raises(NotFoundError, match=r"lacks A/hic; .*--cell-type A --assay hic --bin-size \d+`"):
+        Predictor(run, store=tmp_path / "s.zarr", cell_types=["A"], device="cpu")
     with (
         pytest.warns(UserWarning, match="never seen C"),
         pytest.raises(NotFoundError, match="lacks C/H3K27ac"),

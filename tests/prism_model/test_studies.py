@@ -306,6 +306,7 @@ def test_a_study_from_the_command_resumes(tiny_store: Path, tmp_path: Path) -> N
     assert found == pytest.approx(by_seed.mean(), abs=1e-4)
     page = (out / "report.md").read_text()
     assert "4 runs, seeds 2, 22" in page
+    assert "**Trained for one epoch: this shows that the study runs" in page
     assert "![length](figures/length.png)" in page
     assert (out / "figures/length.png").stat().st_size > 5_000
     about = json.loads((out / "study.json").read_text())
@@ -489,7 +490,7 @@ def test_truths_of_other_simulations_are_refused(tmp_path: Path) -> None:
 
     home = written("home", [0, 1])
     check_truths((home, written("broken", [1, 1])))
-    with pytest.raises(QueryError, match=r"so nothing is shifted: give the truth.tsv that was written with s\.zarr"):
+    with pytest.raises(QueryError, match=r"so nothing is shifted: give the truth\.tsv that .* with s\.zarr"):
         check_truths((home, written("same", [0, 1])))
     with pytest.raises(QueryError, match=r"other \(other\) and .*home tell of other genes or causes"):
         check_truths((home, written("other", [1, 1], activity=2.0)))
