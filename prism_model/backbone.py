@@ -177,7 +177,7 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``(B, L, d_model)`` into hidden states of the same shape, float32."""
         x, stream = x.float(), None
-        if self._untouched() and self._compiled(x):
+        if self._compiled(x) and self._untouched():
             return self._in_one(x)
         for layer in self.layers:
             x, stream = layer(x, stream)
