@@ -96,7 +96,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        plain = yaml.load(path.read_text(), _OnceLoader)
+        plain = _OnceLoader(path.read_text()).get_single_data()
     except OSError as error:
         raise QueryError(f"the settings {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

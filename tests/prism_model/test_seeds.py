@@ -111,9 +111,10 @@ def test_commands(parent: Path, tiny_store: Path, tmp_path: Path) -> None:
     assert "left out, not finished: seed-3" in done.output
     done = CliRunner().invoke(main, ["train", str(tiny_store), "--out", str(out), "--seeds", "2,x"])
     assert done.exit_code == 2
-    done = CliRunner().invoke(main, ["train", str(tiny_store), "--out", str(tmp_path / "n"), "--seeds", "-1"])
-    assert done.exit_code == 1
-    assert "seed must be >= 0 and <= 4294967295, not -1" in done.output
+    for seeds, code, message in (("-1", 2, "0 or more, not -1"), ("9999999999", 1, "<= 4294967295, not 9999999999")):
+        done = CliRunner().invoke(main, ["train", str(tiny_store), "--out", str(tmp_path / "n"), "--seeds", seeds])
+        assert done.exit_code == code
+        assert message in done.output
 
 
 def test_published_figures() -> None:
