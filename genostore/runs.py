@@ -39,7 +39,9 @@ from genostore.zstd import MAGIC
 
 Ints = NDArray[np.int64]
 REFUSED = 0
-SIZES = range(256, 1 << 16)  # bytes of a chunk; fewer are not worth it, and two bytes of the header tell how many
+# Bytes of a chunk, which two bytes of the header tell, less 256. Half of them are for literals, and there are 35 bits
+# for each of size // _SHORTEST runs; of fewer than 287 that leaves too few for the tables' description.
+SIZES = range(512, 1 << 16)
 _SHORTEST = 16  # bytes of a run, on average, below which the library does better
 
 _OFFSET = 4  # bytes of every match; one of the three last offsets that a frame begins with
@@ -235,7 +237,7 @@ def encode(values: int, size: int, itemsize: int, to: int, work: int, fine: int,
         Bytes of the frame, or ``REFUSED`` for a chunk that is not of runs.
     """
     n, halves = _parse(values, size, itemsize, work, size // _SHORTEST)
-    if n == REFUSED or get(work, 0) >= _MOST_LITERALS:
+    if n == REFUSED or get(work, 0) >= _MOST_LITERALS or 2 * get(work, 0) > size:
         return REFUSED
     if itemsize == 2 or 2 * halves > n:
         return _encode(values, size, to, work, n, 2, fine)
