@@ -39,9 +39,7 @@ from genostore.zstd import MAGIC
 
 Ints = NDArray[np.int64]
 REFUSED = 0
-# Bytes of a chunk, which two bytes of the header tell, less 256. Half of them are for literals, and there are 35 bits
-# for each of size // _SHORTEST runs; of fewer than 287 that leaves too few for the tables' description.
-SIZES = range(512, 1 << 16)
+SIZES = range(256, 1 << 16)  # bytes of a chunk; fewer are not worth it, and two bytes of the header tell how many
 _SHORTEST = 16  # bytes of a run, on average, below which the library does better
 
 _OFFSET = 4  # bytes of every match; one of the three last offsets that a frame begins with

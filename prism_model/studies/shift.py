@@ -224,7 +224,7 @@ def check_truths(environments: tuple[Environment, ...]) -> None:
     """
     keys = ["gene", "cell_type"]
     truths = [read_truth(e).set_index(keys).sort_index() for e in environments]
-    for environment, truth in list(zip(environments, truths, strict=True))[1:]:
+    for environment, truth in zip(environments[1:], truths[1:], strict=True):
         home = truths[0]
         if not truth.index.equals(home.index) or not np.allclose(truth[[*CAUSES]], home[[*CAUSES]], equal_nan=True):
             raise QueryError(

@@ -490,7 +490,10 @@ def test_truths_of_other_simulations_are_refused(tmp_path: Path) -> None:
 
     home = written("home", [0, 1])
     check_truths((home, written("broken", [1, 1])))
-    with pytest.raises(QueryError, match=r"so nothing is shifted: give the truth\.tsv that .* with s\.zarr"):
+    with pytest.raises(
+        QueryError,
+        match=r"so nothing is shifted: give the truth.tsv that `genostore simulate --shift` wrote with s\.zarr",
+    ):
         check_truths((home, written("same", [0, 1])))
     with pytest.raises(QueryError, match=r"other \(other\) and .*home tell of other genes or causes"):
         check_truths((home, written("other", [1, 1], activity=2.0)))
