@@ -10,9 +10,16 @@ import pandas as pd
 from genostore.errors import NotFoundError, RegionError
 
 COLUMNS = ("contig", "start", "end", "name", "score", "strand")
-HEADERS = ("#", "track", "browser")
+HEADERS = ("#", "track ", "track\t", "browser ", "browser\t")
 SHOWN = 5
 """Bad lines that a message names."""
+
+
+def fields_of(line: str) -> list[str] | None:
+    """The columns of a line, parted by tabs, or where it has none by spaces; None for a header and an empty line."""
+    if not line.strip() or line.startswith(HEADERS):
+        return None
+    return line.split("\t") if "\t" in line else line.split()
 
 
 def read_bed(path: str | Path) -> pd.DataFrame:
@@ -21,8 +28,7 @@ def read_bed(path: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     path
-        Columns are parted by tabs, or where a line has none by spaces. Comments, empty lines and the lines ``track``
-        and ``browser`` are left out.
+        Lines are read as by :func:`fields_of`.
 
     Returns
     -------
@@ -46,9 +52,9 @@ def read_bed(path: str | Path) -> pd.DataFrame:
         with gzip.open(path, "rt") if path.suffix in (".gz", ".bgz") else path.open() as file:
             for number, line in enumerate(file, 1):
                 text = line.rstrip("\r\n")
-                if not text.strip() or text.startswith("#") or text.split(None, 1)[0] in HEADERS:
+                fields = fields_of(text)
+                if fields is None:
                     continue
-                fields = text.split("\t") if "\t" in text else text.split()
                 problem = _problem(fields)
                 if problem:
                     wrong += 1

@@ -95,11 +95,6 @@ def _tile(rows: int, columns: int) -> Any:
     return tile
 
 
-_wide, _wide_row = _tile(ROWS, WIDE), _tile(1, WIDE)
-_middle, _middle_row = _tile(ROWS, MIDDLE), _tile(1, MIDDLE)
-_narrow, _narrow_row = _tile(ROWS, NARROW), _tile(1, NARROW)
-
-
 @njit(inline="always", **_OPTIONS)
 def _columns_at(c, columns):  # type: ignore[no-untyped-def]
     """How many columns the tiles have that start at one."""
@@ -108,26 +103,23 @@ def _columns_at(c, columns):  # type: ignore[no-untyped-def]
     return MIDDLE if c + MIDDLE <= columns else NARROW
 
 
-@njit(**_OPTIONS)
-def _tiles(n, a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
-    """A tile of ``n`` columns."""
-    if n == WIDE:
-        _wide(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
-    elif n == MIDDLE:
-        _middle(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
-    else:
-        _narrow(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
+def _of_columns(rows: int) -> Any:
+    """The tile of some rows and of so many columns as :func:`_columns_at` says."""
+    wide, middle, narrow = _tile(rows, WIDE), _tile(rows, MIDDLE), _tile(rows, NARROW)
+
+    @njit(**_OPTIONS | {"cache": False})  # part of what is kept of those that call it
+    def tile(n, a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
+        if n == WIDE:
+            wide(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
+        elif n == MIDDLE:
+            middle(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
+        else:
+            narrow(a, a_at, a_row, a_step, b, b_at, depth, add, out, out_at, width)
+
+    return tile
 
 
-@njit(**_OPTIONS)
-def _tiles_row(n, a, a_at, a_step, b, b_at, depth, add, out, out_at, width):  # type: ignore[no-untyped-def]
-    """A tile's first row."""
-    if n == WIDE:
-        _wide_row(a, a_at, 0, a_step, b, b_at, depth, add, out, out_at, width)
-    elif n == MIDDLE:
-        _middle_row(a, a_at, 0, a_step, b, b_at, depth, add, out, out_at, width)
-    else:
-        _narrow_row(a, a_at, 0, a_step, b, b_at, depth, add, out, out_at, width)
+_rows, _row = _of_columns(ROWS), _of_columns(1)
 
 
 @njit(**_OPTIONS)
@@ -165,10 +157,10 @@ def product(x, weight, transposed, add, out, tasks):  # type: ignore[no-untyped-
                 while i < last:
                     at = i * columns + c
                     if i + ROWS <= last:
-                        _tiles(n, x, i * depth, depth, 1, panels, c * depth, depth, add, out, at, columns)
+                        _rows(n, x, i * depth, depth, 1, panels, c * depth, depth, add, out, at, columns)
                         i += ROWS
                     else:
-                        _tiles_row(n, x, i * depth, 1, panels, c * depth, depth, add, out, at, columns)
+                        _row(n, x, i * depth, depth, 1, panels, c * depth, depth, add, out, at, columns)
                         i += 1
                 c += n
 
@@ -197,5 +189,5 @@ def gram(a, b, out, tasks):  # type: ignore[no-untyped-def]
                         for j in range(then, min(then + WIDE, columns), LANES):  # what the next panel is copied from
                             prefetch(b, (sample * length + k) * columns + j)
                     x, to = (sample * length + start) * width + m, (sample * width + m) * columns + c
-                    _tiles(n, a, x, 1, width, panel, 0, depth, add, out, to, columns)
+                    _rows(n, a, x, 1, width, panel, 0, depth, add, out, to, columns)
                 c += n

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from genostore.bed import fields_of
 from genostore.errors import SourceError
 from ingest.sources.reading import expect_text, lines, shorten
-
-_COMMENTS = (b"#", b"track ", b"track\t", b"browser ", b"browser\t")
 
 
 def read_bed(path: str | PathLike[str]) -> pd.DataFrame:
@@ -19,8 +18,8 @@ def read_bed(path: str | PathLike[str]) -> pd.DataFrame:
     Parameters
     ----------
     path
-        BED, narrowPeak and the like, plain or gzip (told by content), separated by tabs, or by spaces where a line
-        has no tab; track, browser and comment lines are skipped.
+        BED, narrowPeak and the like, plain or gzip (told by content); lines are read as by
+        :func:`genostore.bed.fields_of`.
 
     Returns
     -------
@@ -37,10 +36,9 @@ def read_bed(path: str | PathLike[str]) -> pd.DataFrame:
     expect_text(path, "a BED file")
     rows = []
     for number, line in lines(path):
-        if not line.strip() or line.startswith(_COMMENTS):
+        fields = fields_of(line.decode("utf-8", "replace"))
+        if fields is None:
             continue
-        text = line.decode("utf-8", "replace")
-        fields = text.split("\t") if "\t" in text else text.split()
         if len(fields) < 3:
             raise SourceError(
                 f"{path}: line {number} has {len(fields)} fields, where BED has 3 or more: {shorten(line)}"
